@@ -1,0 +1,1 @@
+"""Datasets of labelled audio behind one manifest interface."""

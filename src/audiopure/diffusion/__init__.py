@@ -1,0 +1,1 @@
+"""Diffusion mathematics: schedules, reverse samplers, and how gradients pass through them."""
