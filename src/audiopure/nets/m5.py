@@ -19,10 +19,10 @@ class M5(nn.Module):
     Args:
         labels: names of the classes, in the order of the outputs; default SC09's digits.
         sample_rate: rate of the waveforms in Hz. The first filters span 80 samples, 5 ms at 16 kHz.
-        samples: shorter clips are padded with zeros at the end to this length, that of the published training.
+        samples: shorter clips are padded with zeros at the end to this length, that of published training.
 
-    Shape: waveforms `(B, T)` or `(B, 1, T)` in [-1, 1] -> log-probabilities `(B, len(labels))`. The last layer
-    averages over time, so a clip longer than `samples` is heard whole.
+    Shape: waveforms `(B, T)` or `(B, 1, T)` in [-1, 1] -> log-probabilities `(B, len(labels))`. The last
+    layer averages over time, so a clip longer than `samples` is heard whole.
     """
 
     def __init__(
