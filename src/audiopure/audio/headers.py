@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+import zlib
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -18,7 +19,7 @@ EXTENSIONS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
 PCM, FLOAT, ALAW, MULAW, EXTENSIBLE = 1, 3, 6, 7, 0xFFFE
 # Writers that cannot seek back (ffmpeg, sox into a pipe) leave a length at or just below a power of two.
 OPEN_ENDED = 0x7FFF0000
-MAX_OGG_PAGE = 65307
+MIRRORED_BYTES = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 @dataclass(frozen=True)
@@ -128,13 +129,31 @@ def _flac(stream: BinaryIO, name: str) -> Header:
 
 
 def _ogg(stream: BinaryIO, name: str, size: int) -> Header:
-    tail_start = max(0, size - MAX_OGG_PAGE - 27)
-    stream.seek(tail_start)
-    tail = stream.read()
-    page = tail[tail.rfind(b"OggS") :] if b"OggS" in tail else b""
-    segments = page[26] if len(page) > 26 else 0
-    table = page[27 : 27 + segments]
-    complete = len(page) > 26 and len(table) == segments and len(page) >= 27 + segments + sum(table)
-    if not complete or not page[5] & 4:
-        raise InputError(f"{name}: is cut off: the {size} bytes end without the last page of an Ogg stream.")
+    """Walk the pages (RFC 3533): a decoder skips a damaged one and plays on, with a gap."""
+    position, expected, ended = 0, dict[int, int](), dict[int, bool]()
+    stream.seek(0)
+    while position < size:
+        head = stream.read(27)
+        table = stream.read(head[26]) if len(head) == 27 else b""
+        body = stream.read(sum(table))
+        where = f"at byte {position} of {size}"
+        if head[:4] != b"OggS"[: len(head)]:
+            raise InputError(f"{name}: is damaged: no Ogg page starts {where}.")
+        if len(head) < 27 or len(table) < head[26] or len(body) < sum(table):
+            raise InputError(f"{name}: is cut off within the Ogg page {where}.")
+        kind, _, serial, sequence, checksum = struct.unpack("<BQIII", head[5:26])
+        if _ogg_crc(head[:22] + bytes(4) + head[26:] + table + body) != checksum:
+            raise InputError(f"{name}: is damaged: the Ogg page {where} does not match its checksum.")
+        if sequence != expected.get(serial, sequence):
+            raise InputError(f"{name}: is damaged: Ogg pages are missing {where}.")
+        expected[serial], ended[serial] = sequence + 1, bool(kind & 4)
+        position += len(head) + len(table) + len(body)
+    if not all(ended.values()):
+        raise InputError(f"{name}: is cut off: its {size} bytes end without the last page of the Ogg stream.")
     return Header("OGG")
+
+
+def _ogg_crc(page: bytes) -> int:
+    """CRC-32 as Ogg takes it: high bit first, no inversions. zlib's is low bit first: mirror bits."""
+    mirrored = zlib.crc32(page.translate(MIRRORED_BYTES), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{mirrored:032b}"[::-1], 2)

@@ -61,6 +61,8 @@ class BlockReader:
         try:
             self._header = read_header(self._stream, self.name)
             _check_extension(source, self._header)
+            # By its path libsndfile reads a file without calling back into Python, so threads run in parallel.
+            self._target = str(source) if isinstance(source, str | Path) else self._stream
             self._file, self.info = self._decoder()
         except BaseException:
             self._close_stream()
@@ -80,7 +82,7 @@ class BlockReader:
     def __iter__(self) -> Iterator[Tensor]:
         digest = _Digest(self._header.md5, self.info.subtype)
         done = 0
-        while True:
+        while done < self.info.frames:
             samples = self._decode(done)
             if not len(samples):
                 break
@@ -100,9 +102,20 @@ class BlockReader:
             return self._file.read(min(self.block, self.info.frames - done), dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             raise InputError(
-                f"{self.name}: is cut off or damaged: its header promises "
-                f"{self.info.frames} samples a channel, decoding failed after {done} ({error.error_string})."
+                f"{self.name}: is cut off or damaged: its header promises {self.info.frames} samples a "
+                f"channel, {self._decodable()} could be decoded ({error.error_string})"
             ) from error
+
+    def _decodable(self) -> int:
+        """Samples before the first error; a failed read does not tell."""
+        frames = 0
+        try:
+            with self._restarted() as file:
+                while count := len(file.read(256, dtype="int16")):
+                    frames += count
+        except soundfile.LibsndfileError:
+            pass
+        return frames
 
     def _checked(self, samples: np.ndarray, done: int) -> np.ndarray:
         peak = max(float(samples.max()), -float(samples.min()))  # NaN propagates through max and min
@@ -123,9 +136,9 @@ class BlockReader:
 
     def _decoder(self) -> tuple[soundfile.SoundFile, AudioInfo]:
         try:
-            file = soundfile.SoundFile(self._stream)
+            file = self._restarted()
         except soundfile.LibsndfileError as error:
-            raise InputError(f"{self.name}: cannot be decoded ({error.error_string}).") from error
+            raise InputError(f"{self.name}: cannot be decoded ({error.error_string})") from error
         if not MIN_RATE <= file.samplerate <= MAX_RATE:
             raise InputError(
                 f"{self.name}: its header declares {file.samplerate} Hz; "
@@ -135,12 +148,15 @@ class BlockReader:
         if self._header.format == "FLAC" and self._header.frames is None:
             # An encoder writing into a pipe does not know the length: decode once to count.
             frames = _count(file, self.name)
-            self._stream.seek(0)
-            file = soundfile.SoundFile(self._stream)
+            file = self._restarted()
         if frames == 0:
             raise InputError(f"{self.name}: holds no samples.")
         info = AudioInfo(file.samplerate, file.channels, frames, self._header.format, file.subtype)
         return file, info
+
+    def _restarted(self) -> soundfile.SoundFile:
+        self._stream.seek(0)
+        return _Forward(self._target)
 
     def _close_stream(self) -> None:
         if self._owned:
@@ -162,6 +178,16 @@ def probe(source: Source) -> AudioInfo:
     """Read a file's header, checked against the file's length. Raises InputError as `BlockReader` does."""
     with BlockReader(source) as reader:
         return reader.info
+
+
+class _Forward(soundfile.SoundFile):
+    """A decoder that never seeks.
+
+    soundfile otherwise seeks after each block, which FLAC of unknown length cannot do and FLAC does slowly.
+    """
+
+    def seekable(self) -> bool:
+        return False
 
 
 class _Digest:
@@ -221,8 +247,8 @@ def _check_extension(source: Source, header: Header) -> None:
 def _count(file: soundfile.SoundFile, name: str) -> int:
     frames = 0
     try:
-        while read_now := len(file.read(BLOCK, dtype="int16")):
-            frames += read_now
+        while count := len(file.read(BLOCK, dtype="int16")):
+            frames += count
     except soundfile.LibsndfileError as error:
-        raise InputError(f"{name}: is damaged after {frames} samples ({error.error_string}).") from error
+        raise InputError(f"{name}: is damaged after {frames} samples ({error.error_string})") from error
     return frames

@@ -1,0 +1,104 @@
+"""The three functions most people need: load a purifier, load a recogniser, purify a waveform."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from audiopure import hub
+from audiopure.audio import resample
+from audiopure.diffusion.denoiser import Denoiser, EpsDenoiser
+from audiopure.diffusion.gradient import Gradient
+from audiopure.diffusion.samplers import Sampler
+from audiopure.diffusion.schedule import NoiseSchedule
+from audiopure.errors import InputError
+from audiopure.level import Level, SpeechLevel
+from audiopure.noise import NoiseSource
+from audiopure.purifier import Purifier
+
+DEFAULT_PURIFIER = "small"
+
+
+def load_purifier(
+    name_or_path: str | Path = DEFAULT_PURIFIER,
+    *,
+    n_star: float = 3,
+    sampler: Sampler | None = None,
+    gradient: Gradient | None = None,
+    level: Level | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
+) -> Purifier:
+    """A purifier from shipped weights ("small") or a safetensors file, on the CPU, in eval mode, frozen.
+
+    Args:
+        n_star: diffusion steps of the paper's schedule; more noise removes larger perturbations and more speech.
+        sampler: the reverse process; DDPM by default.
+        gradient: how gradients pass; plain autograd by default.
+        level: by default active speech is brought to a common level and restored (`SpeechLevel`).
+        precision: of the matrix products of the compact purifier.
+
+    Raises WeightsError if the weights cannot be used.
+    """
+    facts = hub.describe(name_or_path)
+    if facts["kind"] not in ("denoiser", "eps"):
+        raise InputError(f"{facts['path']} holds a {facts['kind']}, not a purifier")
+    net = hub.load(name_or_path)
+    schedule = NoiseSchedule.linear()
+    denoiser: nn.Module = EpsDenoiser(net, schedule) if facts["kind"] == "eps" else net
+    if precision == "bf16":
+        if not hasattr(denoiser, "body_to"):
+            raise InputError(
+                f"{facts['architecture']} has no bf16 form: it would lose accuracy and gain nothing"
+            )
+        denoiser.body_to(torch.bfloat16)  # type: ignore[operator]
+    return Purifier(
+        cast(Denoiser, denoiser),
+        n_star=n_star,
+        schedule=schedule,
+        sampler=sampler,
+        gradient=gradient,
+        level=level or SpeechLevel(),
+    ).eval()
+
+
+def load_recogniser(name_or_path: str | Path = "digits") -> nn.Module:
+    """A recogniser: waveforms (B, T) to logits (B, labels), with `labels` and `sample_rate`; eval mode, frozen.
+
+    Takes a shipped name ("digits", "m5") or a safetensors file; WeightsError if it cannot be used.
+    """
+    return hub.load(name_or_path, kind="recogniser")
+
+
+def purify(
+    waveform: Tensor,
+    sample_rate: int,
+    *,
+    purifier: Purifier | None = None,
+    noise: NoiseSource | None = None,
+) -> Tensor:
+    """Purify audio of any rate. Content above half the purifier's rate (8 kHz) is removed, never passed through.
+
+    Args:
+        waveform: (..., T) in [-1, 1].
+        sample_rate: Hz.
+        purifier: by default the shipped one at n_star = 3.
+        noise: replayable noise; by default fresh noise from the operating system's entropy.
+
+    Shape: (..., T) -> (..., T), at the same rate. Not differentiable across rates; `defend` is.
+    Raises InputError for an empty, non-finite or out-of-range waveform, or a rate that is not positive.
+    """
+    if waveform.numel() == 0 or not bool(torch.isfinite(waveform).all()):
+        raise InputError("the waveform is empty or has samples that are not finite")
+    if bool((waveform.abs() > 1.001).any()):
+        raise InputError(f"samples must lie in [-1, 1]; the largest is {float(waveform.abs().max()):g}")
+    purifier = purifier or load_purifier()
+    with torch.inference_mode():
+        flat = waveform.reshape(-1, waveform.shape[-1])
+        working = resample(flat, sample_rate, purifier.sample_rate)
+        clean = resample(purifier(working, noise=noise), purifier.sample_rate, sample_rate)
+    length = waveform.shape[-1]
+    clean = torch.nn.functional.pad(clean, (0, max(0, length - clean.shape[-1])))[:, :length]
+    return clean.reshape(waveform.shape).to(waveform.dtype)

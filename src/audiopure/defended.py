@@ -1,0 +1,101 @@
+"""Put a purifier in front of a model, without touching the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import julius
+import torch
+from torch import Tensor, nn
+
+from audiopure.errors import InputError
+from audiopure.noise import NoiseSource
+from audiopure.purifier import Purifier
+
+
+class Defended(nn.Module):
+    """A model behind a purifier; called as the model is called, it returns what the model returns.
+
+    The first positional argument is the waveform, (..., T) in [-1, 1]; everything else goes to the model as it
+    is. A keyword argument `lengths` (samples of each item) is also used to purify each item as if unpadded.
+
+    Noise is fresh on every call from the operating system's entropy, unless `replay` is active.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        purifier: Purifier,
+        *,
+        frontend: nn.Module | None = None,
+        sample_rate: int | None = None,
+    ):
+        super().__init__()
+        self.model = model
+        self.purifier = purifier
+        self.frontend = frontend
+        rate = sample_rate or getattr(model, "sample_rate", None) or purifier.sample_rate
+        self.sample_rate = int(rate)
+        # plain attributes: a noise source is neither a parameter nor part of the state
+        self._noise: NoiseSource | None = None
+
+    def forward(self, waveform: Tensor, *args: Any, noise: NoiseSource | None = None, **kwargs: Any) -> Any:
+        """The model's output for the purified waveform.
+
+        Args:
+            noise: replay this noise; by default the source set by `replay`, else fresh secret noise.
+        """
+        if not isinstance(waveform, Tensor) or not waveform.is_floating_point():
+            raise InputError(
+                "the first argument of a defended model is a floating-point waveform (..., time)"
+            )
+        clean = self.purify(waveform, lengths=kwargs.get("lengths"), noise=noise)
+        return self.model(clean if self.frontend is None else self.frontend(clean), *args, **kwargs)
+
+    def purify(
+        self, waveform: Tensor, *, lengths: Tensor | None = None, noise: NoiseSource | None = None
+    ) -> Tensor:
+        """What the model gets to hear. Shape: (..., T) -> (..., T) at the model's own sample rate."""
+        noise = noise or self._noise
+        own, working = self.sample_rate, self.purifier.sample_rate
+        if own == working:
+            return self.purifier(waveform, lengths=lengths, noise=noise)
+        resampled = julius.resample_frac(waveform, own, working)
+        if lengths is not None:
+            lengths = torch.div(lengths * working, own, rounding_mode="floor")
+        clean = self.purifier(resampled, lengths=lengths, noise=noise)
+        return julius.resample_frac(clean, working, own, output_length=waveform.shape[-1])
+
+    @contextmanager
+    def replay(self, noise: NoiseSource) -> Iterator[Defended]:
+        """Within this context every call uses `noise`: the deterministic settings of an evaluation."""
+        before, self._noise = self._noise, noise
+        try:
+            yield self
+        finally:
+            self._noise = before
+
+
+def defend(
+    model: nn.Module,
+    purifier: Purifier,
+    *,
+    frontend: nn.Module | None = None,
+    sample_rate: int | None = None,
+) -> Defended:
+    """Put `purifier` in front of `model`.
+
+    Args:
+        model: any module whose first argument is a waveform (..., T) in [-1, 1], or features if `frontend` is
+            given. It is used as it is, neither copied nor changed.
+        purifier: see `load_purifier`.
+        frontend: a differentiable module from waveform to the model's features.
+        sample_rate: of the model, in Hz; by default the model's `sample_rate`, else the purifier's.
+
+    Raises InputError if `model` is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"defend needs a torch.nn.Module, got {type(model).__name__}")
+    return Defended(model, purifier, frontend=frontend, sample_rate=sample_rate)

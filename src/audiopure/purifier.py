@@ -1,0 +1,146 @@
+"""The purifier: forward diffusion to step n_star, then a reverse process back (section 3.2, eq. 13)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from audiopure.diffusion.denoiser import Denoiser
+from audiopure.diffusion.gradient import Full, Gradient
+from audiopure.diffusion.samplers import Ddpm, Sampler
+from audiopure.diffusion.schedule import NoiseSchedule
+from audiopure.errors import InputError
+from audiopure.level import FixedLevel, Level
+from audiopure.noise import FORWARD, NoiseSource, system_noise
+
+
+class Purifier(nn.Module):
+    """Waveform in, purified waveform out, differentiable exactly.
+
+    Args:
+        denoiser: estimates the clean signal from signal plus white noise.
+        n_star: diffusion steps of the schedule; 0 leaves the signal alone.
+        schedule: the paper's linear one by default.
+        sampler: the reverse process; DDPM by default.
+        gradient: how gradients pass; exact by default.
+        level: what is done about quiet and loud clips.
+        reverse: False stops after the forward noise ("noise only", the control of every table).
+
+    Shape: (..., T) -> (..., T), float32 or float64 (bfloat16 and float16 work in float32 inside).
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        *,
+        n_star: float = 3,
+        schedule: NoiseSchedule | None = None,
+        sampler: Sampler | None = None,
+        gradient: Gradient | None = None,
+        level: Level | None = None,
+        reverse: bool = True,
+    ):
+        super().__init__()
+        self.denoiser = denoiser
+        self.schedule = schedule or NoiseSchedule.linear()
+        self.sampler = sampler or Ddpm()
+        self.gradient = gradient or Full()
+        self.level = level or FixedLevel()
+        self.n_star = n_star
+        self.reverse = reverse
+        if not 0 <= n_star <= len(self.schedule):
+            raise InputError(f"n_star must lie between 0 and {len(self.schedule)}, got {n_star:g}")
+        self.steps = self.sampler.steps(self.schedule, n_star) if n_star > 0 and reverse else ()
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz of the waveforms this purifier works on."""
+        return self.denoiser.sample_rate
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples to each side of an output sample that can influence it through the network."""
+        return self.denoiser.receptive_field * sum(step.calls for step in self.steps)
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of the forward noise relative to the signal."""
+        return self.schedule.sigma(self.n_star)
+
+    def extra_repr(self) -> str:
+        return (
+            f"n_star={self.n_star:g}, sampler={self.sampler}, gradient={self.gradient}, level={self.level}, "
+            f"reverse={self.reverse}"
+        )
+
+    def replace(self, **changes: object) -> Purifier:
+        """A purifier that shares this one's denoiser, with some settings changed.
+
+        Takes the keyword arguments of the constructor.
+        """
+        names = ("n_star", "schedule", "sampler", "gradient", "level", "reverse")
+        settings = {name: getattr(self, name) for name in names}
+        unknown = set(changes) - set(names)
+        if unknown:
+            raise TypeError(f"a purifier has no setting {', '.join(sorted(unknown))}")
+        twin = Purifier(self.denoiser, **{**settings, **changes})  # type: ignore[arg-type]
+        return twin.train(self.training)
+
+    def forward(
+        self,
+        waveform: Tensor,
+        *,
+        lengths: Tensor | None = None,
+        noise: NoiseSource | None = None,
+        start: int = 0,
+        gain: Tensor | None = None,
+    ) -> Tensor:
+        """Purify.
+
+        Args:
+            waveform: (..., T) in [-1, 1] at `sample_rate`.
+            lengths: samples of each item (same leading shape); what lies beyond is zero in the result, and the
+                result is that of the unpadded item.
+            noise: replayable noise; by default fresh noise from the operating system's entropy.
+            start: absolute position of the first sample, when this is a piece of a longer recording.
+            gain: the recording's gain (items, 1), when this is a piece of a longer recording.
+
+        Raises InputError for an empty or non-floating waveform.
+        """
+        if not waveform.is_floating_point() or waveform.ndim == 0 or waveform.shape[-1] == 0:
+            raise InputError(
+                f"expected a floating-point waveform (..., time), got {waveform.dtype} {tuple(waveform.shape)}"
+            )
+        if self.n_star == 0:
+            return waveform
+        shape, dtype = waveform.shape, waveform.dtype
+        x = waveform.reshape(-1, shape[-1])
+        if dtype in (torch.bfloat16, torch.float16):
+            x = x.float()
+        mask = None
+        if lengths is not None:
+            lengths = lengths.reshape(-1).to(x.device)
+            mask = torch.arange(shape[-1], device=x.device) < lengths[:, None]
+            x = x * mask
+        if gain is None:
+            gain = self.level.gain(self.level.energy(x))  # type: ignore[arg-type]
+        x = self._purify(x if gain is None else x * gain, lengths, noise or system_noise(), start)
+        if gain is not None:
+            x = x / gain
+        if mask is not None:
+            x = x * mask
+        return x.to(dtype).reshape(shape)
+
+    def _purify(self, x: Tensor, lengths: Tensor | None, noise: NoiseSource, start: int) -> Tensor:
+        def draw(number: int) -> Tensor:
+            batch, length = x.shape
+            return noise.normal((batch, length), draw=number, start=start, device=x.device, dtype=x.dtype)
+
+        alpha_bar = self.sampler.start(self.schedule, self.n_star)
+        x = math.sqrt(alpha_bar) * x + math.sqrt(1 - alpha_bar) * draw(FORWARD)
+        if not self.reverse:
+            return x / math.sqrt(alpha_bar)
+        draws = [draw(k) if step.noise > 0 else None for k, step in enumerate(self.steps, start=1)]
+        return self.gradient(self.steps, self.denoiser, x, draws, lengths)

@@ -1,0 +1,178 @@
+"""The training loop: visible, resumable, with an exponential moving average of the weights.
+
+A batch is a function of (seed, step) alone, so a run that was killed and resumed sees what an uninterrupted run
+would have seen and, on a CPU, ends with the same weights bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from audiopure.errors import InputError
+from audiopure.training.config import TrainConfig
+
+Metrics = dict[str, float]
+
+
+class Recipe(Protocol):
+    """What is trained, on what, and how it is judged."""
+
+    kind: str  # of weights, as `hub.save` wants it
+
+    def build(self) -> nn.Module:
+        """A freshly initialised network (the loop seeds its initialisation)."""
+        ...
+
+    def batch(self, step: int) -> tuple[Tensor, ...]:
+        """The batch of this step, the same whenever it is asked for."""
+        ...
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        """Mean loss of the batch."""
+        ...
+
+    def validate(self, model: nn.Module) -> Metrics:
+        """Metrics on held-out data; "score" is the one to maximise."""
+        ...
+
+
+@dataclass
+class Progress:
+    """What the loop reports after every step."""
+
+    step: int
+    steps: int
+    loss: float
+    seconds_left: float
+    validation: Metrics | None
+
+
+def schedule(config: TrainConfig) -> Callable[[int], float]:
+    """Learning-rate factor by step: linear warm-up, then a cosine down to one hundredth."""
+
+    def factor(step: int) -> float:
+        warm = min(1.0, (step + 1) / max(1, config.warmup))
+        return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
+
+    return factor
+
+
+def train(
+    recipe: Recipe,
+    config: TrainConfig,
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> tuple[nn.Module, list[dict[str, Any]]]:
+    """Train until `config.steps`, resuming from `folder/state.pt` if it is there.
+
+    Returns the averaged network of the best validation (EMA weights, eval mode) and the log, which is also in
+    `folder/log.jsonl`, one JSON object a line. InputError if the folder holds a run with other settings.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _seeded(config.seed, 0):
+        model = recipe.build().to(device)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+    optimiser = torch.optim.AdamW(
+        _parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.98)
+    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule(config))
+    parts = {"model": model, "average": average, "optimiser": optimiser, "scheduler": scheduler}
+    state = _resume(folder / "state.pt", config, parts)
+    autocast = config.precision == "bf16"
+    started, first, since = time.monotonic(), state["step"], state["sum"]
+
+    for step in range(first, config.steps):
+        batch = tuple(part.to(device) for part in recipe.batch(step))
+        model.train()
+        precision = torch.autocast(torch.device(device).type, torch.bfloat16) if autocast else nullcontext()
+        with _seeded(config.seed, step), precision:
+            loss = recipe.loss(model, batch)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        if not torch.isfinite(norm):
+            raise InputError(f"training diverged at step {step}: the gradient is not finite")
+        optimiser.step()
+        scheduler.step()
+        _update(average, model, step, config.ema)
+        since += loss.item()
+        done = step + 1
+        validation = None
+        if done % config.validate_every == 0 or done == config.steps:
+            average.eval()
+            validation = recipe.validate(average.module)
+            entry = {"step": done, "loss": since / (done - state["logged"]), **validation}
+            state["log"].append(entry)
+            state["logged"], since = done, 0.0
+            if validation["score"] > state["best"]:
+                state["best"] = validation["score"]
+                state["weights"] = {
+                    k: v.detach().cpu().clone() for k, v in average.module.state_dict().items()
+                }
+        left = (time.monotonic() - started) / (done - first) * (config.steps - done)
+        report(Progress(done, config.steps, loss.item(), left, validation))
+        if validation is not None or done % config.checkpoint_every == 0:
+            state.update(step=done, sum=since)
+            _save(folder, state, config, parts)
+
+    best = recipe.build().to(device)
+    best.load_state_dict(state["weights"])
+    return best.eval().requires_grad_(False), state["log"]
+
+
+@contextmanager
+def _seeded(seed: int, step: int) -> Iterator[None]:
+    """Initialisation and dropout as functions of (seed, step), leaving the caller's random state untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed * 1_000_003 + step)
+        yield
+
+
+def _parameter_groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices and kernels only: decaying gains and biases has no meaning."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _update(average: AveragedModel, model: nn.Module, step: int, ema: float) -> None:
+    """EMA whose window grows with the run, so that early validations do not see the initial weights."""
+    decay = min(ema, (1 + step) / (10 + step))
+    average.multi_avg_fn = get_ema_multi_avg_fn(decay)
+    average.update_parameters(model)
+
+
+def _resume(path: Path, config: TrainConfig, parts: Mapping[str, Any]) -> dict[str, Any]:
+    if not path.is_file():
+        return {"step": 0, "logged": 0, "sum": 0.0, "log": [], "best": -math.inf, "weights": {}}
+    saved = torch.load(path, weights_only=True, map_location="cpu")
+    if saved["config"] != config.model_dump_json():
+        raise InputError(f"{path.parent} holds a run with other settings: choose another folder or remove it")
+    for name, part in parts.items():
+        part.load_state_dict(saved[name])
+    return saved["state"]
+
+
+def _save(folder: Path, state: dict[str, Any], config: TrainConfig, parts: Mapping[str, Any]) -> None:
+    saved = {name: part.state_dict() for name, part in parts.items()}
+    partial = folder / "state.pt.part"
+    torch.save({"config": config.model_dump_json(), "state": state, **saved}, partial)
+    os.replace(partial, folder / "state.pt")
+    lines = "".join(json.dumps(entry) + "\n" for entry in state["log"])
+    log = folder / "log.jsonl.part"
+    log.write_text(lines)
+    os.replace(log, folder / "log.jsonl")

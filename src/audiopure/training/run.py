@@ -1,0 +1,83 @@
+"""From a recipe's name and a configuration file to weights with their card and curve."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from audiopure import __version__, hub
+from audiopure.errors import InputError
+from audiopure.training.config import TrainConfig, read_config
+from audiopure.training.denoiser import DenoiserConfig, DenoiserRecipe
+from audiopure.training.loop import Progress, Recipe, train
+from audiopure.training.recogniser import RecogniserConfig, RecogniserRecipe
+
+
+class Entry(NamedTuple):
+    config: type[TrainConfig]
+    recipe: Callable[[Any, Path], Recipe]
+
+
+# a new recipe is one file and one line here
+RECIPES: Mapping[str, Entry] = {
+    "denoiser": Entry(DenoiserConfig, DenoiserRecipe),
+    "recogniser": Entry(RecogniserConfig, RecogniserRecipe),
+}
+
+
+def run(
+    name: str,
+    config_path: Path,
+    root: Path,
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Path:
+    """Train recipe `name` in `folder` (resuming what is there) and write `folder/model.safetensors`.
+
+    `root` is the folder of datasets. The configuration and the log stand beside the weights; the card in the
+    weights names settings, version, data hash and validation metrics. InputError for an unknown recipe or bad
+    configuration.
+    """
+    if name not in RECIPES:
+        raise InputError(f"there is no recipe '{name}'; there are: {', '.join(RECIPES)}")
+    entry = RECIPES[name]
+    config = read_config(config_path, entry.config)
+    recipe = entry.recipe(config, root)
+    model, log = train(recipe, config, folder, device=device, report=report)
+    best = max(log, key=lambda line: line["score"])
+    card = {
+        "recipe": name,
+        "config": config.model_dump(),
+        "version": __version__,
+        "torch": torch.__version__,
+        "data": {dataset: data_hash(root / dataset) for dataset in _datasets(config)},
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "validation": best,
+        "licence": "Apache-2.0; training data: see docs/ATTRIBUTION.md",
+    }
+    path = folder / "model.safetensors"
+    hub.save(model, path, kind=recipe.kind, card=card)
+    shutil.copyfile(config_path, folder / "config.toml")
+    return path
+
+
+def data_hash(folder: Path) -> str:
+    """First 16 hex digits of the SHA-256 of a dataset's manifest: which clips it is, with which labels."""
+    manifest = folder / "manifest.csv"
+    if not manifest.is_file():
+        return "no manifest"
+    return hashlib.sha256(manifest.read_bytes()).hexdigest()[:16]
+
+
+def _datasets(config: TrainConfig) -> list[str]:
+    values = config.model_dump()
+    if "datasets" in values:
+        return list(values["datasets"])
+    return [values[key] for key in ("dataset", "background") if values.get(key)]
