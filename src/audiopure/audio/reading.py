@@ -47,7 +47,7 @@ class AudioInfo:
 
 
 class BlockReader:
-    """Iterate over a file or stream in blocks, in memory that does not grow with its length.
+    """Iterate once over a file or stream in blocks, in memory that does not grow with its length.
 
     Yields float32 tensors (channels, n <= block), in [-1, 1]. Input that cannot seek (a pipe) is first copied
     to a temporary file. Raises InputError, on opening or while iterating, for a file that is missing, empty,
@@ -61,7 +61,7 @@ class BlockReader:
         try:
             self._header = read_header(self._stream, self.name)
             _check_extension(source, self._header)
-            # By its path libsndfile reads a file without calling back into Python, so threads run in parallel.
+            # Given a path, libsndfile reads without calling back into Python, so threads run in parallel.
             self._target = str(source) if isinstance(source, str | Path) else self._stream
             self._file, self.info = self._decoder()
         except BaseException:
