@@ -34,7 +34,7 @@ def load_purifier(
     """A purifier from shipped weights ("small") or a safetensors file, on the CPU, in eval mode, frozen.
 
     Args:
-        n_star: diffusion steps of the paper's schedule; more noise removes larger perturbations and more speech.
+        n_star: diffusion steps of the paper's schedule; more noise drowns larger perturbations and more speech.
         sampler: the reverse process; DDPM by default.
         gradient: how gradients pass; plain autograd by default.
         level: by default active speech is brought to a common level and restored (`SpeechLevel`).
@@ -45,9 +45,11 @@ def load_purifier(
     facts = hub.describe(name_or_path)
     if facts["kind"] not in ("denoiser", "eps"):
         raise InputError(f"{facts['path']} holds a {facts['kind']}, not a purifier")
-    net = hub.load(name_or_path)
-    schedule = NoiseSchedule.linear()
-    denoiser: nn.Module = EpsDenoiser(net, schedule) if facts["kind"] == "eps" else net
+    denoiser, schedule = hub.load(name_or_path), NoiseSchedule.linear()
+    if facts["kind"] == "eps":
+        trained = denoiser.config
+        schedule = NoiseSchedule.linear(trained["beta_first"], trained["beta_last"], trained["steps"])
+        denoiser = EpsDenoiser(denoiser, schedule)
     if precision == "bf16":
         if not hasattr(denoiser, "body_to"):
             raise InputError(

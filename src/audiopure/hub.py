@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from audiopure.errors import WeightsError
+from audiopure.errors import InputError, WeightsError
 
 # name in the file -> where the class lives; a new architecture is one file and one line here
 ARCHITECTURES: Mapping[str, str] = {
@@ -114,7 +114,7 @@ def load(name_or_path: str | Path, *, kind: str | None = None) -> nn.Module:
     try:
         module = cls(**facts["config"])
         module.load_state_dict(load_file(path))
-    except (TypeError, RuntimeError, SafetensorError) as error:
+    except (TypeError, RuntimeError, InputError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(f"{path} does not fit the architecture {architecture}: {reason}") from error
     return module.eval().requires_grad_(False)

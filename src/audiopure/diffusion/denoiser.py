@@ -6,6 +6,7 @@ Samplers, purifiers, attacks and certificates know nothing else.
 
 from __future__ import annotations
 
+import math
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -47,11 +48,11 @@ class EpsDenoiser(nn.Module):
     def forward(self, x: Tensor, sigma: float | Tensor, lengths: Tensor | None = None) -> Tensor:
         sigmas = torch.as_tensor(sigma, dtype=torch.float64).expand(x.shape[0]).tolist()
         steps = [max(1.0, self.schedule.step(value)) for value in sigmas]
-        column = {"dtype": x.dtype, "device": x.device}
-        alpha_bar = torch.tensor([1 / (1 + value**2) for value in sigmas], **column)[:, None]
-        index = torch.tensor([step - 1 for step in steps], **column)
-        eps = self.net(alpha_bar.sqrt() * x, index, lengths)
-        return x - torch.tensor(sigmas, **column)[:, None] * eps
+        scale = x.new_tensor([1 / math.sqrt(1 + value**2) for value in sigmas])[:, None]
+        # in float32 whatever x is: bfloat16 cannot hold a fractional index
+        index = torch.tensor([step - 1 for step in steps], device=x.device)
+        eps = self.net(scale * x, index, lengths)
+        return x - x.new_tensor(sigmas)[:, None] * eps
 
 
 class GaussianDenoiser(nn.Module):
