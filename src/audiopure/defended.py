@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import julius
 import torch
 from torch import Tensor, nn
 
+from audiopure.audio.resampling import resample_differentiable
 from audiopure.errors import InputError
 from audiopure.noise import NoiseSource
 from audiopure.purifier import Purifier
@@ -18,8 +19,8 @@ from audiopure.purifier import Purifier
 class Defended(nn.Module):
     """A model behind a purifier; called as the model is called, it returns what the model returns.
 
-    The first positional argument is the waveform, (..., T) in [-1, 1]; everything else goes to the model as it
-    is. A keyword argument `lengths` (samples of each item) is also used to purify each item as if unpadded.
+    The first positional argument is the waveform, (..., T) in [-1, 1]; the rest goes to the model unchanged.
+    A keyword argument `lengths` (samples of each item) is also used to purify each item as if unpadded.
 
     Noise is fresh on every call from the operating system's entropy, unless `replay` is active.
     """
@@ -62,11 +63,22 @@ class Defended(nn.Module):
         own, working = self.sample_rate, self.purifier.sample_rate
         if own == working:
             return self.purifier(waveform, lengths=lengths, noise=noise)
-        resampled = julius.resample_frac(waveform, own, working)
+        return self._purify_resampled(waveform, lengths, noise, own, working)
+
+    def _purify_resampled(
+        self, waveform: Tensor, lengths: Tensor | None, noise: NoiseSource | None, own: int, working: int
+    ) -> Tensor:
+        beyond = None
+        length, dtype = waveform.shape[-1], waveform.dtype
+        x = waveform.float() if dtype in (torch.bfloat16, torch.float16) else waveform
         if lengths is not None:
-            lengths = torch.div(lengths * working, own, rounding_mode="floor")
-        clean = self.purifier(resampled, lengths=lengths, noise=noise)
-        return julius.resample_frac(clean, working, own, output_length=waveform.shape[-1])
+            lengths = lengths.to(x.device)
+            beyond = torch.arange(length, device=x.device) >= lengths[..., None]
+            x = x.masked_fill(beyond, 0.0)
+            lengths = -torch.div(-lengths * working, own, rounding_mode="floor")
+        x = _resample(x, own, working, -(-length * working // own))
+        x = _resample(self.purifier(x, lengths=lengths, noise=noise), working, own, length)
+        return (x if beyond is None else x.masked_fill(beyond, 0.0)).to(dtype)
 
     @contextmanager
     def replay(self, noise: NoiseSource) -> Iterator[Defended]:
@@ -76,6 +88,19 @@ class Defended(nn.Module):
             yield self
         finally:
             self._noise = before
+
+
+def _resample(x: Tensor, old: int, new: int, length: int) -> Tensor:
+    """The first `length` samples of a signal that is zero outside x, at another rate; differentiable.
+
+    The zeros are explicit because the resampler would repeat the edges, and a padded clip would then differ
+    from the clip alone.
+    """
+    unit = old // math.gcd(old, new)  # a shift by whole units keeps the phase of the new sampling grid
+    lead = unit * new // old
+    needed = -(-(length + lead) * old // new) + 1
+    x = torch.nn.functional.pad(x, (unit, max(1, needed - unit - x.shape[-1])))
+    return resample_differentiable(x, old, new)[..., lead : lead + length]
 
 
 def defend(

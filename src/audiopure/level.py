@@ -1,7 +1,7 @@
 """Level: what is done about the fact that diffusion noise is absolute while speech may be quiet or loud.
 
-A policy gives each clip a gain; the purifier works on `gain * x` and divides its result by the gain. The gain is a
-differentiable function of the clip, so attacks see it.
+A policy gives each clip a gain; the purifier works on `gain * x` and divides its result by the gain. The gain
+is a differentiable function of the clip, so attacks see it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class FixedLevel:
 class SpeechLevel:
     """Bring active speech to a common level, purify, restore.
 
-    The level is the energy-weighted mean of the energy of 32 ms frames, sqrt(sum e^2 / sum e): silence around a
-    word hardly counts, zero padding not at all, and the sums over the pieces of a long recording add up.
+    The level is the energy-weighted mean of the energy of 32 ms frames, sqrt(sum e^2 / sum e): silence around
+    a word hardly counts, zero padding not at all, and the sums over the pieces of a long recording add up.
 
     Args:
         target: RMS, relative to full scale, that active speech is brought to.

@@ -1,8 +1,8 @@
 """Explicit, replayable noise.
 
-A noise value is a pure function of (seed, item, draw, absolute sample position): it does not depend on the batch
-an item sits in, on how a long recording is cut into chunks, or on what was drawn before. The function is the
-counter-based generator Philox4x64-10 (Salmon et al. 2011) followed by the Box-Muller transform.
+A noise value is a pure function of (seed, item, draw, absolute sample position): it does not depend on the
+batch an item sits in, on how a long recording is cut into chunks, or on what was drawn before. The function
+is the counter-based generator Philox4x64-10 (Salmon et al. 2011) followed by the Box-Muller transform.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class SeededNoise:
             counter = np.array([first, 0, draw, 0], dtype=np.uint64)
             key = np.array([self.seed, item], dtype=np.uint64)
             row[:] = np.random.Philox(counter=counter, key=key).random_raw(blocks * _BLOCK)
-        # double noise from double draws, so that float64 audits see the noise that float32 runs see, unrounded
+        # doubles are computed as doubles: float64 audits see the noise of float32 runs, unrounded
         exact = dtype == torch.float64
         values = _box_muller(words, torch.float64 if exact else torch.float32)
         offset = start - first * _BLOCK

@@ -101,39 +101,42 @@ class Purifier(nn.Module):
 
         Args:
             waveform: (..., T) in [-1, 1] at `sample_rate`.
-            lengths: samples of each item (same leading shape); what lies beyond is zero in the result, and the
-                result is that of the unpadded item.
+            lengths: samples of each item (same leading shape); what lies beyond is zero in the result, and
+                the result is that of the unpadded item.
             noise: replayable noise; by default fresh noise from the operating system's entropy.
             start: absolute position of the first sample, when this is a piece of a longer recording.
             gain: the recording's gain (items, 1), when this is a piece of a longer recording.
 
-        Raises InputError for an empty or non-floating waveform.
+        Raises InputError for an empty or non-floating waveform, or a wrong number of lengths.
         """
         if not waveform.is_floating_point() or waveform.ndim == 0 or waveform.shape[-1] == 0:
-            raise InputError(
-                f"expected a floating-point waveform (..., time), got {waveform.dtype} {tuple(waveform.shape)}"
-            )
+            found = f"{waveform.dtype} {tuple(waveform.shape)}"
+            raise InputError(f"expected a floating-point waveform (..., time), got {found}")
+        flat = waveform.reshape(-1, waveform.shape[-1])
+        x = flat.float() if flat.dtype in (torch.bfloat16, torch.float16) else flat
+        if lengths is None:
+            return self._run(x, None, noise, start, gain).to(waveform.dtype).reshape(waveform.shape)
+        lengths = lengths.reshape(-1).to(x.device)
+        if len(lengths) != len(x):
+            raise InputError(f"{len(lengths)} lengths were given for {len(x)} waveforms")
+        beyond = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
+        x = self._run(x.masked_fill(beyond, 0.0), lengths, noise, start, gain).masked_fill(beyond, 0.0)
+        return x.to(waveform.dtype).reshape(waveform.shape)
+
+    def _run(
+        self, x: Tensor, lengths: Tensor | None, noise: NoiseSource | None, start: int, gain: Tensor | None
+    ) -> Tensor:
+        """Level, diffusion and reverse process. Shape: (B, T) -> (B, T)."""
         if self.n_star == 0:
-            return waveform
-        shape, dtype = waveform.shape, waveform.dtype
-        x = waveform.reshape(-1, shape[-1])
-        if dtype in (torch.bfloat16, torch.float16):
-            x = x.float()
-        mask = None
-        if lengths is not None:
-            lengths = lengths.reshape(-1).to(x.device)
-            mask = torch.arange(shape[-1], device=x.device) < lengths[:, None]
-            x = x * mask
+            return x
+        noise = noise or system_noise()
         if gain is None:
             gain = self.level.gain(self.level.energy(x))  # type: ignore[arg-type]
-        x = self._purify(x if gain is None else x * gain, lengths, noise or system_noise(), start)
-        if gain is not None:
-            x = x / gain
-        if mask is not None:
-            x = x * mask
-        return x.to(dtype).reshape(shape)
+        if gain is None:
+            return self._diffuse(x, lengths, noise, start)
+        return self._diffuse(x * gain, lengths, noise, start) / gain
 
-    def _purify(self, x: Tensor, lengths: Tensor | None, noise: NoiseSource, start: int) -> Tensor:
+    def _diffuse(self, x: Tensor, lengths: Tensor | None, noise: NoiseSource, start: int) -> Tensor:
         def draw(number: int) -> Tensor:
             batch, length = x.shape
             return noise.normal((batch, length), draw=number, start=start, device=x.device, dtype=x.dtype)

@@ -19,9 +19,20 @@ from audiopure.diffusion.schedule import NoiseSchedule
 class Denoiser(Protocol):
     """What every denoiser offers."""
 
-    sample_rate: int  # Hz
-    hop: int  # chunks of a long recording start at multiples of this
-    receptive_field: int  # samples to each side that one call can reach
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
+        ...
+
+    @property
+    def hop(self) -> int:
+        """Chunks of a long recording start at multiples of this."""
+        ...
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples to each side that one call can reach."""
+        ...
 
     def __call__(self, x: Tensor, sigma: float | Tensor, lengths: Tensor | None = None) -> Tensor: ...
 
@@ -63,6 +74,8 @@ class GaussianDenoiser(nn.Module):
 
     hop = 1
     receptive_field = 0
+    mean: Tensor
+    variance: Tensor
 
     def __init__(self, mean: Tensor, variance: Tensor, *, sample_rate: int = 16_000):
         super().__init__()

@@ -1,8 +1,8 @@
 """Reverse samplers: how the noisy signal x_n becomes an estimate of x_0.
 
-A sampler is a value that lists the steps from n_star to 0; a step is a function of (denoiser, x, z). Nothing here
-runs a network or draws noise, so how gradients pass (`gradient.py`) and where noise comes from (`noise.py`) are
-separate choices. All steps live in the variance-preserving scale of eq. 3.
+A sampler is a value that lists the steps from n_star to 0; a step is a function of (denoiser, x, z). Nothing
+here runs a network or draws noise: how gradients pass (`gradient.py`) and where noise comes from (`noise.py`)
+are separate choices. All steps live in the variance-preserving scale of eq. 3.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, Protocol
 
 from torch import Tensor
@@ -21,10 +22,17 @@ Variance = Literal["beta_tilde", "beta"]
 
 
 class Step(Protocol):
-    """One reverse step; `noise` is the standard deviation of z, 0 if the step draws none."""
+    """One reverse step."""
 
-    noise: float
-    calls: int
+    @property
+    def noise(self) -> float:
+        """Standard deviation that multiplies z; 0 if the step draws none."""
+        ...
+
+    @property
+    def calls(self) -> int:
+        """Calls of the denoiser."""
+        ...
 
     def __call__(
         self, denoiser: Denoiser, x: Tensor, z: Tensor | None, lengths: Tensor | None = None
@@ -80,7 +88,7 @@ class HeunStep:
 
 
 class Sampler:
-    """A reverse process. `n_star` counts steps of the schedule and may be fractional where that has meaning."""
+    """A reverse process. `n_star` counts steps of the schedule, fractional where that has meaning."""
 
     def start(self, schedule: NoiseSchedule, n_star: float) -> float:
         """alpha_bar of the forward diffusion (eq. 9) that this process undoes."""
@@ -145,10 +153,9 @@ def visit(
     schedule: NoiseSchedule, stops: Sequence[float], *, variance: Variance = "beta_tilde"
 ) -> tuple[Step, ...]:
     """Ancestral steps over any falling sequence of steps that ends at 0."""
-    if len(stops) < 2 or stops[-1] != 0 or any(a <= b for a, b in zip(stops, stops[1:], strict=False)):
+    if len(stops) < 2 or stops[-1] != 0 or any(a <= b for a, b in pairwise(stops)):
         raise ValueError("the steps to visit must fall and end at 0")
-    pairs = zip(stops, stops[1:], strict=False)
-    return tuple(_posterior(schedule, n, m, variance=variance, last=m == 0) for n, m in pairs)
+    return tuple(_posterior(schedule, n, m, variance=variance, last=m == 0) for n, m in pairwise(stops))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Noise schedules: step, alpha_bar and sigma, each from the other.
 
-Steps count from 1 to N as in the paper; step 0 is the clean signal. A fractional step lies on the geometric line
-between its neighbours (log alpha_bar is linear in the step), so sigma <-> step is exact in both directions.
+Steps count from 1 to N as in the paper; step 0 is the clean signal. A fractional step lies on the geometric
+line between its neighbours (log alpha_bar is linear in the step), so sigma <-> step is exact both ways.
 """
 
 from __future__ import annotations

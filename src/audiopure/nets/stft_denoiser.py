@@ -2,8 +2,8 @@
 
 A short-time spectrum (512-sample Hann windows, hop 128) goes through a few residual blocks over frames whose
 cost is almost all in matrix products, so it gains from bfloat16 on CPUs and GPUs alike. The output combines a
-Wiener-like gain, whose a-priori SNR is learnt as a correction to the observed one, with a short complex filter
-over neighbouring frames. Every feature is relative to sigma: one set of weights serves every noise level.
+Wiener-like gain, whose a-priori SNR is learnt as a correction to the observed one, with a short complex
+filter over neighbouring frames. Features are relative to sigma: one set of weights serves every noise level.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ HOP = 128
 BINS = WINDOW // 2 + 1
 OVERLAP = WINDOW // HOP
 PAD = WINDOW - HOP  # every sample lies in exactly OVERLAP frames, so the synthesis gain is a constant
+EMBEDDING = 32  # sines and cosines of log sigma
 SNR_FLOOR = 0.1  # keeps the log finite; well below the mean noise power of 1
 
 
@@ -71,12 +72,14 @@ class StftDenoiser(nn.Module):
 
     sample_rate = 16_000
     hop = HOP
+    window: Tensor
+    frequencies: Tensor
 
     def __init__(self, *, width: int = 192, blocks: int = 5, expansion: int = 2, taps: int = 1):
         super().__init__()
         self.config = {"width": width, "blocks": blocks, "expansion": expansion, "taps": taps}
         self.taps = taps
-        embedding, kernel = 32, 7
+        embedding, kernel = EMBEDDING, 7
         dilations = [2 ** (i % 3) for i in range(blocks)]
         self.receptive_field = HOP * (sum(dilations) * (kernel // 2) + taps) + 2 * WINDOW
         self.embed = nn.Sequential(nn.Linear(embedding, embedding), nn.SiLU())
@@ -86,8 +89,20 @@ class StftDenoiser(nn.Module):
         self.output = nn.Linear(width, BINS * (1 + 2 * (2 * taps + 1)))
         nn.init.normal_(self.output.weight, std=1e-3)
         nn.init.zeros_(self.output.bias)
-        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
-        self.register_buffer("frequencies", torch.linspace(0.1, 2.0, embedding // 2), persistent=False)
+        self._set_constants(None, torch.float32)
+
+    def _set_constants(self, device: torch.device | None, dtype: torch.dtype) -> None:
+        window = torch.hann_window(WINDOW, device=device, dtype=dtype)
+        frequencies = torch.linspace(0.1, 2.0, EMBEDDING // 2, device=device, dtype=dtype)
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        # never below float32: a rounded window would no longer overlap-add to a constant
+        dtype = torch.float64 if self.window.dtype == torch.float64 else torch.float32
+        self._set_constants(self.window.device, dtype)
+        return self
 
     def body_to(self, dtype: torch.dtype) -> StftDenoiser:
         """Move the matrix products to `dtype` (bfloat16, say); spectra stay in the input's precision."""
