@@ -1,6 +1,7 @@
 """How gradients pass through the reverse process. An attack's honesty is decided here, by an explicit choice.
 
-Every strategy gives bit-identical outputs; they differ in the backward pass alone.
+Strategies differ in the backward pass alone: outputs are equal bit for bit for the exact ones, up to rounding
+for the others. The paper's adjoint, which needs `torchsde`, is in `adjoint.py`.
 """
 
 from __future__ import annotations
