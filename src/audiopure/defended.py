@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ class Defended(nn.Module):
     """A model behind a purifier; called as the model is called, it returns what the model returns.
 
     The first positional argument is the waveform, (..., T) in [-1, 1]; the rest goes to the model unchanged.
-    A keyword argument `lengths` (samples of each item) is also used to purify each item as if unpadded.
+    A keyword argument `lengths` (samples of each item) makes each item purified as if unpadded; it reaches
+    the model only if the model's `forward` takes it.
 
     Noise is fresh on every call from the operating system's entropy, unless `replay` is active.
     """
@@ -42,17 +44,27 @@ class Defended(nn.Module):
         # plain attributes: a noise source is neither a parameter nor part of the state
         self._noise: NoiseSource | None = None
 
-    def forward(self, waveform: Tensor, *args: Any, noise: NoiseSource | None = None, **kwargs: Any) -> Any:
+    def forward(
+        self,
+        waveform: Tensor,
+        *args: Any,
+        lengths: Tensor | None = None,
+        noise: NoiseSource | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """The model's output for the purified waveform.
 
         Args:
+            lengths: samples of each item of a padded batch.
             noise: replay this noise; by default the source set by `replay`, else fresh secret noise.
         """
         if not isinstance(waveform, Tensor) or not waveform.is_floating_point():
             raise InputError(
                 "the first argument of a defended model is a floating-point waveform (..., time)"
             )
-        clean = self.purify(waveform, lengths=kwargs.get("lengths"), noise=noise)
+        clean = self.purify(waveform, lengths=lengths, noise=noise)
+        if lengths is not None and _takes_lengths(self.model):
+            kwargs["lengths"] = lengths
         return self.model(clean if self.frontend is None else self.frontend(clean), *args, **kwargs)
 
     def purify(
@@ -88,6 +100,11 @@ class Defended(nn.Module):
             yield self
         finally:
             self._noise = before
+
+
+def _takes_lengths(model: nn.Module) -> bool:
+    parameters = inspect.signature(model.forward).parameters
+    return "lengths" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _resample(x: Tensor, old: int, new: int, length: int) -> Tensor:

@@ -1,0 +1,52 @@
+"""Random noise of an attack's norm: the baseline that shows how much of an attack is mere noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from audiopure.attacks.base import Attack, AttackResult
+from audiopure.attacks.objective import Objective
+from audiopure.noise import SeededNoise
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomNoise(Attack):
+    """A random point on the border of the ball, drawn without looking at the model.
+
+    "linf" changes every sample by plus or minus eps, the most noise that the budget allows; "l2" is white
+    noise of length eps. Where that would leave full scale it is clipped.
+
+    Args:
+        passes: fresh passes whose mean is the reported loss.
+    """
+
+    norm: Literal["linf", "l2"] = "linf"
+    eps: float = 0.002
+    passes: int = 1
+    bits: Literal[16] | None = 16
+
+    def __call__(
+        self,
+        model: nn.Module,
+        waveform: Tensor,
+        labels: Tensor,
+        *,
+        noise: SeededNoise,
+        lengths: Tensor | None = None,
+        progress: Callable[[], None] | None = None,
+    ) -> AttackResult:
+        ball = self._ball(waveform, labels, lengths)
+        batch, length = waveform.shape
+        z = noise.fresh(0).normal((batch, length), draw=0, device=waveform.device, dtype=waveform.dtype)
+        x = ball.project(waveform + self.eps * ball.ascent(z))
+        if self.bits == 16:
+            x = ball.round16(x)
+        objective = Objective(model, labels, lengths=lengths)
+        loss = objective.value(x, noise.fresh(1), self.passes)
+        if progress is not None:
+            progress()
+        return AttackResult(x, loss, loss[None, None])
