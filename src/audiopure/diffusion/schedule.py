@@ -80,7 +80,7 @@ class NoiseSchedule:
         """
         target = -math.log1p(sigma * sigma)
         table = self._log_alpha_bar  # type: ignore[attr-defined]
-        if sigma < 0 or target < table[-1] * (1 + 1e-12):
+        if not (sigma >= 0 and target >= table[-1] * (1 + 1e-12)):  # NaN fails too
             raise ValueError(f"sigma must lie between 0 and {self.sigma(len(self)):.4g}, got {sigma:g}")
         return float(np.interp(-target, -table, np.arange(len(table))))
 
