@@ -34,7 +34,8 @@ def load_purifier(
     """A purifier from shipped weights ("small") or a safetensors file, on the CPU, in eval mode, frozen.
 
     Args:
-        n_star: diffusion steps of the paper's schedule; more noise drowns larger perturbations and more speech.
+        n_star: diffusion steps of the paper's schedule; more noise drowns larger perturbations and more
+            speech.
         sampler: the reverse process; DDPM by default.
         gradient: how gradients pass; plain autograd by default.
         level: by default active speech is brought to a common level and restored (`SpeechLevel`).
@@ -47,7 +48,7 @@ def load_purifier(
         raise InputError(f"{facts['path']} holds a {facts['kind']}, not a purifier")
     denoiser, schedule = hub.load(name_or_path), NoiseSchedule.linear()
     if facts["kind"] == "eps":
-        trained = denoiser.config
+        trained = facts["config"]
         schedule = NoiseSchedule.linear(trained["beta_first"], trained["beta_last"], trained["steps"])
         denoiser = EpsDenoiser(denoiser, schedule)
     if precision == "bf16":
@@ -67,9 +68,10 @@ def load_purifier(
 
 
 def load_recogniser(name_or_path: str | Path = "digits") -> nn.Module:
-    """A recogniser: waveforms (B, T) to logits (B, labels), with `labels` and `sample_rate`; eval mode, frozen.
+    """A recogniser: waveforms (B, T) to logits (B, labels), with `labels` and `sample_rate`.
 
-    Takes a shipped name ("digits", "m5") or a safetensors file; WeightsError if it cannot be used.
+    In eval mode and frozen. Takes a shipped name ("digits", "m5") or a safetensors file; WeightsError if it
+    cannot be used.
     """
     return hub.load(name_or_path, kind="recogniser")
 
@@ -81,7 +83,9 @@ def purify(
     purifier: Purifier | None = None,
     noise: NoiseSource | None = None,
 ) -> Tensor:
-    """Purify audio of any rate. Content above half the purifier's rate (8 kHz) is removed, never passed through.
+    """Purify audio of any rate.
+
+    Content above half the purifier's rate (8 kHz) is removed, never passed through.
 
     Args:
         waveform: (..., T) in [-1, 1].

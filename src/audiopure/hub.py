@@ -1,6 +1,7 @@
 """Weights on disk: one safetensors file that names its architecture, configuration and model card.
 
-Reading a file never executes code from it. `load` takes a path or the name of weights shipped with the package.
+Reading a file never executes code from it. `load` takes a path or the name of weights shipped with the
+package.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from audiopure.errors import InputError, WeightsError
+from audiopure.errors import WeightsError
 
 # name in the file -> where the class lives; a new architecture is one file and one line here
 ARCHITECTURES: Mapping[str, str] = {
@@ -89,6 +90,8 @@ def describe(name_or_path: str | Path) -> dict[str, Any]:
         kind, architecture = metadata["kind"], metadata["architecture"]
     except (KeyError, json.JSONDecodeError) as error:
         raise WeightsError(f"{path} has damaged metadata ({error})") from error
+    if not isinstance(config, dict) or not isinstance(card, dict):
+        raise WeightsError(f"{path} has damaged metadata (its config or card is no table)")
     return {
         "kind": kind,
         "architecture": architecture,
@@ -114,7 +117,7 @@ def load(name_or_path: str | Path, *, kind: str | None = None) -> nn.Module:
     try:
         module = cls(**facts["config"])
         module.load_state_dict(load_file(path))
-    except (TypeError, RuntimeError, InputError, SafetensorError) as error:
+    except (TypeError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(f"{path} does not fit the architecture {architecture}: {reason}") from error
     return module.eval().requires_grad_(False)

@@ -37,7 +37,7 @@ class Corpus:
         return self.samples[index].to(torch.float32).mul_(inside).div_(32768)
 
     def random_crops(self, count: int, length: int, rng: np.random.Generator) -> Tensor:
-        """Crops of uniformly drawn clips at uniformly drawn places; a shorter clip lies whole in its window."""
+        """Crops of uniformly drawn clips at uniform places; a shorter clip lies whole in its window."""
         items = rng.integers(len(self), size=count)
         slack = self.lengths[items] - length
         offsets = np.round(rng.random(count) * slack)

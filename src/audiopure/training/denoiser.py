@@ -1,8 +1,8 @@
 """Recipe `denoiser`: the compact purifier, trained to estimate clean audio from audio plus white noise.
 
-The loss is the logarithm of each clip's squared error. In thousands of dimensions that error hardly varies for
-a given observation, so the logarithm keeps the minimiser (the posterior mean, as in eq. 6 of the paper) while
-every noise level and loudness counts alike.
+The loss is the logarithm of each clip's squared error. In thousands of dimensions that error hardly varies
+for a given observation, so the logarithm keeps the minimiser (the posterior mean, as in eq. 6 of the paper)
+while every noise level and loudness counts alike.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from audiopure.data.layouts import load_dataset
@@ -34,7 +34,7 @@ class DenoiserConfig(TrainConfig):
     """Settings of the recipe. `datasets` maps names under the data folder to sampling weights."""
 
     network: Network = Network()
-    datasets: dict[str, float]
+    datasets: dict[str, PositiveFloat] = Field(min_length=1)
     seconds: float = Field(default=1.0, gt=0)
     sigma_min: float = Field(default=0.001, gt=0)
     sigma_max: float = Field(default=1.0, gt=0)

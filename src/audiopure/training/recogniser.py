@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from audiopure.data.layouts import load_dataset
+from audiopure.errors import InputError
 from audiopure.recognisers import build_recogniser
 from audiopure.training.config import TrainConfig
 from audiopure.training.corpus import Corpus
@@ -49,7 +50,11 @@ class RecogniserRecipe:
         self.targets = validation.targets
 
     def build(self) -> nn.Module:
-        return build_recogniser(self.config.network, self.labels)
+        network = build_recogniser(self.config.network, self.labels)
+        if self.config.masking and not hasattr(network, "classify"):
+            name = self.config.network
+            raise InputError(f"the network '{name}' has no features to mask: set masking = false")
+        return network
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """Waveforms (B, T), soft targets (B, labels), and a seed for the masks."""
@@ -67,8 +72,9 @@ class RecogniserRecipe:
         self._add_noise(wave, rng)
         targets = nn.functional.one_hot(self.corpus.targets[items], len(self.labels)).float()
         targets = targets * (1 - config.smoothing) + config.smoothing / len(self.labels)
-        share = torch.from_numpy(rng.beta(0.3, 0.3, (len(items), 1))).float()
-        share[rng.random(len(items)) >= config.mixup] = 1.0
+        mixed = rng.beta(0.3, 0.3, (len(items), 1))
+        mixed[rng.random(len(items)) >= config.mixup] = 1.0
+        share = torch.from_numpy(mixed).float()
         partner = torch.from_numpy(rng.permutation(len(items)))
         wave = share * wave + (1 - share) * wave[partner]
         targets = share * targets + (1 - share) * targets[partner]
