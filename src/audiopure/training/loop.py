@@ -1,7 +1,7 @@
 """The training loop: visible, resumable, with an exponential moving average of the weights.
 
-A batch is a function of (seed, step) alone, so a run that was killed and resumed sees what an uninterrupted run
-would have seen and, on a CPU, ends with the same weights bit for bit.
+A batch is a function of (seed, step) alone, so a run that was killed and resumed sees what an uninterrupted
+run would have seen and, on a CPU, ends with the same weights bit for bit.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,8 +97,8 @@ def train(
     autocast = config.precision == "bf16"
     started, first, since = time.monotonic(), state["step"], state["sum"]
 
-    for step in range(first, config.steps):
-        batch = tuple(part.to(device) for part in recipe.batch(step))
+    for step, prepared in _batches(recipe, first, config.steps):
+        batch = tuple(part.to(device) for part in prepared)
         model.train()
         precision = torch.autocast(torch.device(device).type, torch.bfloat16) if autocast else nullcontext()
         with _seeded(config.seed, step), precision:
@@ -129,14 +131,27 @@ def train(
             state.update(step=done, sum=since)
             _save(folder, state, config, parts)
 
-    best = recipe.build().to(device)
+    _write_log(folder, state)  # a run killed right after its last checkpoint has not done so
+    with _seeded(config.seed, 0):
+        best = recipe.build().to(device)
     best.load_state_dict(state["weights"])
     return best.eval().requires_grad_(False), state["log"]
 
 
+def _batches(recipe: Recipe, first: int, steps: int) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+    """Each step with its batch; the next batch is prepared in a thread while the current one trains."""
+    with ThreadPoolExecutor(1) as pool:
+        upcoming = pool.submit(recipe.batch, first) if first < steps else None
+        for step in range(first, steps):
+            assert upcoming is not None
+            batch = upcoming.result()
+            upcoming = pool.submit(recipe.batch, step + 1) if step + 1 < steps else None
+            yield step, batch
+
+
 @contextmanager
 def _seeded(seed: int, step: int) -> Iterator[None]:
-    """Initialisation and dropout as functions of (seed, step), leaving the caller's random state untouched."""
+    """Initialisation and dropout as functions of (seed, step); the caller's random state stays untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed * 1_000_003 + step)
         yield
@@ -159,7 +174,10 @@ def _update(average: AveragedModel, model: nn.Module, step: int, ema: float) -> 
 def _resume(path: Path, config: TrainConfig, parts: Mapping[str, Any]) -> dict[str, Any]:
     if not path.is_file():
         return {"step": 0, "logged": 0, "sum": 0.0, "log": [], "best": -math.inf, "weights": {}}
-    saved = torch.load(path, weights_only=True, map_location="cpu")
+    try:
+        saved = torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path} is damaged: remove it to start again") from error
     if saved["config"] != config.model_dump_json():
         raise InputError(f"{path.parent} holds a run with other settings: choose another folder or remove it")
     for name, part in parts.items():
@@ -172,6 +190,10 @@ def _save(folder: Path, state: dict[str, Any], config: TrainConfig, parts: Mappi
     partial = folder / "state.pt.part"
     torch.save({"config": config.model_dump_json(), "state": state, **saved}, partial)
     os.replace(partial, folder / "state.pt")
+    _write_log(folder, state)
+
+
+def _write_log(folder: Path, state: dict[str, Any]) -> None:
     lines = "".join(json.dumps(entry) + "\n" for entry in state["log"])
     log = folder / "log.jsonl.part"
     log.write_text(lines)

@@ -1,0 +1,239 @@
+"""Training that survives being killed, and refuses settings that cannot be meant."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from audiopure import hub
+from audiopure.data.synthetic import write_dataset
+from audiopure.errors import InputError
+from audiopure.training.config import TrainConfig
+from audiopure.training.loop import Progress, schedule
+from audiopure.training.run import run
+
+SHARED = """
+seed = 3
+steps = 24
+batch = 6
+learning_rate = 2e-3
+warmup = 4
+ema = 0.9
+validate_every = 7
+checkpoint_every = 2
+"""
+CONFIGS = {
+    "denoiser": SHARED
+    + """
+seconds = 0.25
+validation_clips = 4
+[network]
+width = 8
+blocks = 1
+[datasets]
+sc09 = 1.0
+""",
+    "recogniser": SHARED
+    + """
+seconds = 0.5
+network = "m5"
+masking = false
+background = "sc09"
+""",
+}
+WORKER = """
+import sys, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+torch.set_flush_denormal(True)
+from audiopure.training.run import run
+def report(progress):
+    print(progress.step, flush=True)
+    time.sleep(0.02)
+run(sys.argv[1], Path("config.toml"), Path("data"), Path(sys.argv[2]), report=report)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("training")
+    write_dataset(folder / "data" / "sc09", clips_per_label=3, seed=0)
+    return folder
+
+
+def start(recipe: str, config: str, output: str, folder: Path) -> subprocess.Popen[str]:
+    (folder / "config.toml").write_text(config)
+    command = [sys.executable, "-c", WORKER, recipe, output]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def assert_same_weights(ours: Path, theirs: Path) -> None:
+    """Bit for bit, cards included; the order of entries in a safetensors header is not defined."""
+    first, second = (load_file(path) for path in (ours, theirs))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert hub.describe(ours) | {"path": None} == hub.describe(theirs) | {"path": None}
+
+
+def finish(worker: subprocess.Popen[str]) -> list[int]:
+    out, error = worker.communicate(timeout=120)
+    assert worker.returncode == 0, error
+    return [int(line) for line in out.split()]
+
+
+@pytest.mark.parametrize("recipe", sorted(CONFIGS))
+def test_killed_and_resumed_is_uninterrupted(recipe: str, folder: Path) -> None:
+    """SIGKILL at random moments; weights, log and card come out bit for bit as in one go."""
+    whole, killed = f"{recipe}-whole", f"{recipe}-killed"
+    assert finish(start(recipe, CONFIGS[recipe], whole, folder)) == list(range(1, 25))
+    moments = random.Random()
+    firsts = []
+    for _ in range(2):
+        worker = start(recipe, CONFIGS[recipe], killed, folder)
+        assert worker.stdout is not None
+        lines = [worker.stdout.readline() for _ in range(moments.randint(3, 9))]
+        firsts.append(int(lines[0]))
+        time.sleep(moments.uniform(0, 0.1))
+        worker.kill()
+        worker.communicate()
+        assert worker.returncode == -signal.SIGKILL
+    firsts.append(finish(start(recipe, CONFIGS[recipe], killed, folder))[0])
+    assert firsts[0] == 1 < firsts[1] < firsts[2], "a run was not resumed"
+    assert_same_weights(folder / killed / "model.safetensors", folder / whole / "model.safetensors")
+    log = (folder / killed / "log.jsonl").read_text()
+    assert log == (folder / whole / "log.jsonl").read_text()
+    assert [json.loads(line)["step"] for line in log.splitlines()] == [7, 14, 21, 24]
+    card = hub.describe(folder / killed / "model.safetensors")["card"]
+    best = max(map(json.loads, log.splitlines()), key=lambda line: line["score"])
+    assert card["validation"] == best and card["config"]["steps"] == 24
+
+
+def test_a_finished_run_gives_its_weights_again(folder: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(CONFIGS["denoiser"].replace("steps = 24", "steps = 2"))
+    path = run("denoiser", config, folder / "data", tmp_path / "run")
+    log = (tmp_path / "run" / "log.jsonl").read_text()
+    path.rename(tmp_path / "first.safetensors")
+    (tmp_path / "run" / "log.jsonl").unlink()
+    seen: list[Progress] = []
+    assert run("denoiser", config, folder / "data", tmp_path / "run", report=seen.append) == path
+    assert not seen
+    assert_same_weights(path, tmp_path / "first.safetensors")
+    assert (tmp_path / "run" / "log.jsonl").read_text() == log
+    assert (tmp_path / "run" / "config.toml").read_text() == config.read_text()
+
+
+def test_another_seed_gives_other_weights(folder: Path, tmp_path: Path) -> None:
+    """The equality above compares runs that depend on their batches."""
+    weights = []
+    for seed in (3, 4):
+        config = tmp_path / f"{seed}.toml"
+        settings = CONFIGS["denoiser"].replace("steps = 24", "steps = 2")
+        config.write_text(settings.replace("seed = 3", f"seed = {seed}"))
+        weights.append(load_file(run("denoiser", config, folder / "data", tmp_path / str(seed))))
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_training_leaves_the_global_generator_alone(folder: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(CONFIGS["recogniser"].replace("steps = 24", "steps = 1"))
+    before = torch.get_rng_state()
+    run("recogniser", config, folder / "data", tmp_path / "run")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_loss_falls(folder: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(CONFIGS["denoiser"].replace("steps = 24", "steps = 60").replace("2e-3", "1e-2"))
+    seen: list[Progress] = []
+    run("denoiser", config, folder / "data", tmp_path / "run", report=seen.append)
+    losses = [progress.loss for progress in seen]
+    assert sum(losses[-15:]) < sum(losses[:15]) - 15 * 0.3
+    assert all(progress.seconds_left >= 0 for progress in seen) and seen[-1].seconds_left == 0
+
+
+def test_learning_rate_warms_up_and_falls() -> None:
+    config = TrainConfig(steps=100, batch=1, learning_rate=1.0, warmup=10)
+    factor = schedule(config)
+    rates = [factor(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates.index(max(rates)) == 9
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert rates[50] == pytest.approx(0.505) and rates[99] == pytest.approx(0.01, abs=1e-3)
+
+
+BASE = CONFIGS["denoiser"]
+PROBLEMS = {
+    "unknown key": ("denoiser", "typo = 1\n" + BASE, "config.toml: typo: .*not permitted"),
+    "unknown nested key": (
+        "denoiser",
+        BASE.replace("width = 8", "widht = 8"),
+        "config.toml: network.widht: .*not permitted",
+    ),
+    "wrong type": ("denoiser", BASE.replace("steps = 24", 'steps = "many"'), "config.toml: steps: .*integer"),
+    "out of range": (
+        "denoiser",
+        BASE.replace("batch = 6", "batch = 0"),
+        "config.toml: batch: .*greater than 0",
+    ),
+    "missing key": ("denoiser", BASE.replace("steps = 24\n", ""), "config.toml: steps: .*required"),
+    "no data": ("denoiser", BASE.replace("sc09 = 1.0", ""), "config.toml: datasets: .*at least 1"),
+    "not TOML": ("denoiser", "steps == 3", "config.toml is not valid TOML"),
+    "unknown recipe": ("denoizer", BASE, "no recipe 'denoizer'; there are: denoiser, recogniser"),
+    "unknown dataset": (
+        "denoiser",
+        BASE.replace("sc09 = 1.0", "sc10 = 1.0"),
+        "No dataset 'sc10' under .*sc09",
+    ),
+    "unknown network": (
+        "recogniser",
+        CONFIGS["recogniser"].replace('"m5"', '"m6"'),
+        "no recogniser 'm6'; there are: .*m5",
+    ),
+    "masks without features": (
+        "recogniser",
+        CONFIGS["recogniser"].replace("masking = false", "masking = true"),
+        "'m5' has no features to mask",
+    ),
+}
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_settings_that_cannot_be_meant(problem: str, folder: Path, tmp_path: Path) -> None:
+    recipe, text, message = PROBLEMS[problem]
+    (tmp_path / "config.toml").write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        run(recipe, tmp_path / "config.toml", folder / "data", tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_files_and_folders_that_are_not_there(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(BASE)
+    with pytest.raises(InputError, match=r"cannot read the configuration .*none.toml: No such file"):
+        run("denoiser", tmp_path / "none.toml", folder / "data", tmp_path / "run")
+    with pytest.raises(InputError, match=r"nowhere.*does not exist"):
+        run("denoiser", tmp_path / "config.toml", tmp_path / "nowhere", tmp_path / "run")
+
+
+def test_a_folder_with_another_run(folder: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(BASE.replace("steps = 24", "steps = 1"))
+    run("denoiser", config, folder / "data", tmp_path / "run")
+    config.write_text(BASE.replace("steps = 24", "steps = 2"))
+    with pytest.raises(InputError, match="holds a run with other settings"):
+        run("denoiser", config, folder / "data", tmp_path / "run")
+    state = tmp_path / "run" / "state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"state\.pt is damaged"):
+        run("denoiser", config, folder / "data", tmp_path / "run")
