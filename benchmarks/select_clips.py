@@ -2,9 +2,9 @@
 
     python benchmarks/select_clips.py FOLDER
 
-writes src/audiopure/assets/clips anew. The choice is equal over labels and, as far as possible, over voices, and
-does not depend on how surely a clip is heard, so that it flatters neither the recogniser nor a defence beyond
-what "heard at all" does. The same folder and weights give the same clips.
+writes src/audiopure/assets/clips anew. The choice is equal over labels and, as far as possible, over voices,
+and does not depend on how surely a clip is heard, so that it flatters neither the recogniser nor a defence
+beyond what "heard at all" does. The same folder and weights give the same clips.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ NOTICE = """\
 # Spoken digits
 
 {count} synthetic clips, 16 kHz mono FLAC, in {voices} voices. They were synthesised with the text-to-speech
-model Kokoro-82M (https://huggingface.co/hexgrad/Kokoro-82M, by hexgrad), which is licensed under Apache-2.0. No
-person spoke them, and no weights of this package were trained on them.
+model Kokoro-82M (https://huggingface.co/hexgrad/Kokoro-82M, by hexgrad), which is licensed under Apache-2.0.
+No person spoke them, and no weights of this package were trained on them.
 
 They were chosen from {total} clips because the recogniser that ships with the package ("digits") hears them
 ({heard} of {total}); accuracies on them say nothing about how good that recogniser is.

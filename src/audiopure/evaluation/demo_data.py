@@ -1,0 +1,103 @@
+"""Clips for the demo: the shipped ones, or labelled audio of the user's."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from audiopure.data import Dataset, collate, load_dataset
+from audiopure.errors import InputError
+
+SHIPPED_NOTE = (
+    "The clips are synthetic and were chosen because the recogniser hears them: the clean accuracy without a "
+    "defence is 100 % by selection."
+)
+
+
+@dataclass(frozen=True)
+class DemoClips:
+    """Clips with 16-bit samples in [-1, 1], their labels as indices of the recogniser's, and their source."""
+
+    dataset: Dataset
+    waveforms: list[Tensor]
+    targets: list[int]
+    split: str | None
+    of: int
+    note: str | None
+
+    @property
+    def items(self) -> list[int]:
+        """What names each clip to the noise source: the same in any selection."""
+        return [item_of(clip.id) for clip in self.dataset]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some clips, padded: indices into the clips, waveforms (B, T), labels (B,), lengths (B,), items."""
+
+    index: list[int]
+    waveform: Tensor
+    labels: Tensor
+    lengths: Tensor
+    items: list[int]
+
+
+def item_of(name: str) -> int:
+    """A number below 2**63 that stands for a clip's name."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
+
+
+def load_clips(folder: Path | None, recogniser: nn.Module, count: int, seed: int) -> DemoClips:
+    """Up to `count` clips, equal over labels, of the shipped set or a folder (its test split if it has one).
+
+    Raises InputError if the folder holds no clip with a label that the recogniser knows.
+    """
+    labels: tuple[str, ...] = recogniser.labels  # type: ignore[assignment]
+    if folder is None:
+        dataset = load_dataset(Path(str(resources.files("audiopure") / "assets" / "clips")))
+        note = SHIPPED_NOTE
+    else:
+        dataset, note = load_dataset(folder), None
+    split = "test" if folder is not None and "test" in dataset.splits else None
+    if split is not None:
+        dataset = dataset.split(split)
+    known = dataset.with_clips(clip for clip in dataset if clip.label in labels)
+    unknown = sorted({clip.label for clip in dataset} - set(labels))
+    if not len(known):
+        raise InputError(
+            f"{folder}: no clip has a label that the recogniser knows ({', '.join(labels)}); "
+            f"its labels are {', '.join(unknown[:12])}."
+        )
+    if unknown:
+        left = len(dataset) - len(known)
+        note = f"{left} clips with labels that the recogniser does not know were left out."
+    chosen = known.stratified(min(count, len(known)), seed)
+    rate: int = recogniser.sample_rate  # type: ignore[assignment]
+    waveforms = [samples.float() / 32768 for samples in chosen.load_all(rate, dtype=torch.int16)]
+    targets = [labels.index(clip.label) for clip in chosen]
+    return DemoClips(chosen, waveforms, targets, split, len(known), note)
+
+
+def batches(clips: DemoClips, size: int, at_least: int) -> Iterator[Batch]:
+    """Clips in batches that no clip's result depends on.
+
+    A recogniser that averages over time hears the padding, so only clips of equal length share a batch;
+    shorter ones than `at_least` samples, which the recogniser itself pads to that, count as that long.
+    """
+    groups: dict[int, list[int]] = {}
+    for index, waveform in enumerate(clips.waveforms):
+        groups.setdefault(max(at_least, len(waveform)), []).append(index)
+    items = clips.items
+    for length, group in groups.items():
+        for first in range(0, len(group), size):
+            index = group[first : first + size]
+            waveform, lengths = collate([clips.waveforms[i] for i in index])
+            waveform = nn.functional.pad(waveform, (0, length - waveform.shape[1]))
+            labels = torch.tensor([clips.targets[i] for i in index])
+            yield Batch(index, waveform, labels, lengths, [items[i] for i in index])
