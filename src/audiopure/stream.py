@@ -124,7 +124,7 @@ def purify_file(
 
     Returns what the source is. Raises InputError as `BlockReader`, `BlockWriter` and `purify_blocks` do.
     """
-    with _rewindable(source) as recording:
+    with rewindable(source) as recording:
         with BlockReader(recording) as reader:
             info = reader.info
 
@@ -202,7 +202,7 @@ class _Counted:
 
 
 @contextmanager
-def _rewindable(source: str | Path | BinaryIO) -> Iterator[str | Path | BinaryIO]:
+def rewindable(source: str | Path | BinaryIO) -> Iterator[str | Path | BinaryIO]:
     """The source in a form that can be read twice."""
     if isinstance(source, str | Path) or source.seekable():
         yield source

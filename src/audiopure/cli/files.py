@@ -1,0 +1,83 @@
+"""From what a user names to what is read and where the result goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from audiopure.errors import InputError
+
+STREAM = "-"
+EXTENSIONS = (".wav", ".flac", ".ogg")
+
+
+class Job(NamedTuple):
+    """One file to do; None is standard input or standard output."""
+
+    source: Path | None
+    target: Path | None
+    makes_folder: bool = False  # whether the target's folder may be created
+
+
+def plan(inputs: Sequence[str], output: str | None, *, overwrite: bool) -> list[Job]:
+    """The files that `inputs` name, and their targets.
+
+    A single file goes to the file `output`, or into it if it is a folder. Several files, or a folder
+    (searched recursively for audio), go into the folder `output`, with the structure below the named folder
+    kept.
+    "-" is standard input, and as an output standard output, the default for it.
+
+    Raises InputError for an input that does not exist, a missing or unfit output, two inputs with one target,
+    an output folder inside an input folder, and a target that exists already unless `overwrite`.
+    """
+    if STREAM in inputs:
+        if len(inputs) > 1:
+            raise InputError("standard input (-) cannot be combined with other inputs.")
+        return _checked([Job(None, None if output in (None, STREAM) else Path(output))], overwrite)
+    paths = [Path(name) for name in inputs]
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path}: no such file.")
+    if output is None:
+        raise InputError("say where the result goes: -o FILE, -o FOLDER, or -o - for standard output.")
+    if len(paths) == 1 and not paths[0].is_dir():
+        return _checked([_single(paths[0], output)], overwrite)
+    folder = Path(output)
+    if output == STREAM or folder.is_file() or (folder.suffix.lower() in EXTENSIONS and not folder.is_dir()):
+        raise InputError(f"{output}: the result of several files or of a folder goes into a folder.")
+    return _checked([job for path in paths for job in _into(path, folder)], overwrite)
+
+
+def _single(path: Path, output: str) -> Job:
+    if output == STREAM:
+        return Job(path, None)
+    target = Path(output)
+    return Job(path, target / path.name if target.is_dir() else target)
+
+
+def _into(path: Path, folder: Path) -> Iterator[Job]:
+    if not path.is_dir():
+        yield Job(path, folder / path.name, makes_folder=True)
+        return
+    if folder.resolve().is_relative_to(path.resolve()):
+        raise InputError(f"{folder}: the output folder lies inside the input folder {path}.")
+    found = sorted(
+        p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".")
+    )
+    if not found:
+        raise InputError(f"{path}: holds no audio files ({', '.join(EXTENSIONS)}).")
+    for source in found:
+        yield Job(source, folder / source.relative_to(path), makes_folder=True)
+
+
+def _checked(jobs: list[Job], overwrite: bool) -> list[Job]:
+    targets = [job.target for job in jobs if job.target is not None]
+    doubled = next((target for i, target in enumerate(targets) if target in targets[:i]), None)
+    if doubled is not None:
+        raise InputError(f"{doubled}: two of the inputs would be written there.")
+    existing = [target for target in targets if target.exists()]
+    if existing and not overwrite:
+        others = f" (and {len(existing) - 1} other files)" if len(existing) > 1 else ""
+        raise InputError(f"{existing[0]}{others}: exists already; --overwrite replaces it.")
+    return jobs
