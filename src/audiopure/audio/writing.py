@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -80,9 +81,15 @@ class BlockWriter:
         self.format = format
         self.subtype = _choose_subtype(format, subtype, like, sample_rate, self.name)
         self._part = self._temporary()
+        self._sink = _Sink(self._part)
         try:
             self._file = soundfile.SoundFile(
-                self._part, "w", sample_rate, channels, self.subtype, format=format
+                self._sink,  # type: ignore[arg-type]
+                "w",
+                sample_rate,
+                channels,
+                self.subtype,
+                format=format,
             )
         except (soundfile.LibsndfileError, ValueError, OverflowError) as error:
             self._discard()
@@ -120,7 +127,20 @@ class BlockWriter:
         if self.format == "WAV":
             self._check_size()
         for start in range(0, len(samples), MAX_WRITE):
-            self._file.write(_encode(samples[start : start + MAX_WRITE], self.subtype))
+            self._append(_encode(samples[start : start + MAX_WRITE], self.subtype))
+
+    def _append(self, samples: np.ndarray) -> None:
+        try:
+            self._file.write(samples)
+        except (AssertionError, soundfile.LibsndfileError):
+            if self._sink.error is None:
+                raise
+        self._check_sink()
+
+    def _check_sink(self) -> None:
+        if self._sink.error is not None:
+            reason = self._sink.error.strerror
+            raise InputError(f"{self.name}: cannot be written ({reason}).") from self._sink.error
 
     def close(self) -> None:
         """Finish the file and put it in place."""
@@ -128,6 +148,8 @@ class BlockWriter:
             return
         try:
             self._file.close()
+            self._sink.flush()
+            self._check_sink()
             if self._path is not None:
                 self._part.close()
                 os.replace(self._part.name, self._path)
@@ -160,7 +182,8 @@ class BlockWriter:
             raise InputError(f"{self._path}: cannot be written ({error.strerror}).") from error
 
     def _discard(self) -> None:
-        self._part.close()
+        with suppress(OSError):  # what is still buffered may not fit on the disk either
+            self._part.close()
         if self._path is not None:
             Path(self._part.name).unlink(missing_ok=True)
 
@@ -168,6 +191,37 @@ class BlockWriter:
         size = self.frames * self.channels * SAMPLE_BYTES.get(self.subtype, 4)
         if size > MAX_WAV_BYTES:
             raise InputError(f"{self.name}: a WAV file cannot exceed 4 GiB; write FLAC.")
+
+
+class _Sink:
+    """A file for libsndfile that keeps the first error: exceptions do not pass through its C code."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            return 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return self.file.seek(offset, whence)
+        except OSError as error:  # seeking writes what is buffered
+            self.error = self.error or error
+            return -1
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def flush(self) -> None:
+        try:
+            self.file.flush()
+        except OSError as error:
+            self.error = self.error or error
 
 
 def write(
