@@ -35,6 +35,17 @@ class Linear(nn.Module):
         return torch.stack([value, -value], -1)
 
 
+class Flickering(Linear):
+    """A draw adds noise of twice the gradient's length to its gradient, and none to its value."""
+
+    def forward(self, waveform: Tensor, noise: SeededNoise | None = None) -> Tensor:
+        assert noise is not None
+        jitter = 2 * noise.normal((len(waveform), waveform.shape[1]), draw=0, dtype=waveform.dtype)
+        value = waveform @ self.weight.to(waveform.dtype)
+        slope = ((waveform - waveform.detach()) * jitter).sum(1)
+        return torch.stack([torch.zeros_like(value), 2 * (value + slope)], -1)
+
+
 class Only(SeededNoise):
     """A source whose fresh sources are itself."""
 
@@ -84,6 +95,22 @@ def test_pgd_attains_the_optimum_of_a_linear_model(norm: Norm, eps: float, loss:
     torch.testing.assert_close(result.adversarial, x + eps * unit, rtol=0, atol=1e-3 * eps)
     clean = Objective(model, labels, loss).value(x, SeededNoise(0), 1)
     assert (result.loss > clean).all()
+
+
+def test_momentum_averages_the_noise_of_gradients() -> None:
+    """Along single draws of a noisy gradient plain steps wander; momentum finds the mean direction."""
+    model, labels = Flickering(), torch.zeros(20, dtype=torch.long)
+    x = torch.zeros(20, 64)
+
+    def loss(momentum: float) -> float:
+        attack = Pgd(norm="l2", eps=0.1, steps=30, step_size="paper", momentum=momentum, loss="margin")
+        history = attack(model, x, labels, noise=SeededNoise(0)).history
+        return float(history[:, -10:].mean())
+
+    best = 0.1 * float(model.weight.detach().norm()) * 2
+    assert loss(0.0) < 0.86 * best and 0.89 * best < loss(0.9) <= best * 1.001
+    with pytest.raises(InputError, match="momentum"):
+        Pgd(momentum=1.0)
 
 
 @pytest.mark.parametrize(("norm", "eps"), NORMS)

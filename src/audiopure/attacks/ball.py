@@ -94,10 +94,7 @@ class L2(Ball):
     def ascent(self, gradient: Tensor) -> Tensor:
         if self.mask is not None:
             gradient = gradient * self.mask
-        # the largest sample first, so that squares of small gradients do not vanish
-        largest = gradient.abs().amax(-1, keepdim=True)
-        gradient = gradient / largest.clamp(min=torch.finfo(gradient.dtype).tiny)
-        return gradient / gradient.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        return unit(gradient)
 
     def random(self, noise: NoiseSource) -> Tensor:
         z = self._normal(noise)
@@ -132,6 +129,13 @@ def ball(norm: str, eps: float, clean: Tensor, lengths: Tensor | None = None) ->
     if not 0 < eps < math.inf:
         raise InputError(f"a budget must be positive and finite, got {eps}")
     return balls[norm](eps, clean, lengths)
+
+
+def unit(x: Tensor) -> Tensor:
+    """Each row scaled to Euclidean length 1, zero rows as they are. Shape: (B, T) -> (B, T)."""
+    # the largest sample first, so that squares of small values do not vanish
+    x = x / x.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    return x / x.norm(dim=-1, keepdim=True).clamp(min=1e-12)
 
 
 def _round16(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from audiopure.attacks.ball import Ball
+from audiopure.attacks.ball import Ball, unit
 from audiopure.attacks.base import Attack, AttackResult
 from audiopure.attacks.objective import Loss, Objective
 from audiopure.errors import InputError
@@ -30,6 +30,9 @@ class Pgd(Attack):
         steps: gradient steps of each restart.
         step_size: in the norm of the budget; by default 2.5 eps / steps; "paper" is eps / 5 for "linf" and
             eps / 2 for "l2".
+        momentum: share of the former direction that each step keeps (MI-FGSM, Dong et al. 2018, here with
+            gradients of length 1). It averages over steps what EOT averages over draws: with .75 and steps
+            of eps / 2, 20 steps reach what takes a hundred without.
         eot: draws of the defence's randomness whose loss gradients are averaged at each step.
         restarts: runs; with `random_start` each starts elsewhere.
         random_start: start at a random point of the ball, else at the clip.
@@ -44,6 +47,7 @@ class Pgd(Attack):
     eps: float = 0.002
     steps: int = 100
     step_size: float | Literal["paper"] | None = None
+    momentum: float = 0.0
     eot: int = 1
     restarts: int = 1
     random_start: bool = True
@@ -64,6 +68,8 @@ class Pgd(Attack):
         for name, count in counts.items():
             if count is not None and count < 1:
                 raise InputError(f"{name} must be at least 1, got {count}")
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"momentum must lie in [0, 1), got {self.momentum}")
         if self.bits not in (16, None):
             raise InputError(f"bits must be 16 or None, got {self.bits}")
         if isinstance(self.step_size, str) and self.step_size != "paper":
@@ -108,6 +114,7 @@ class Pgd(Attack):
         """One run: (best iterate by EOT mean loss, last iterate), and the losses (steps + 1, B)."""
         x = ball.random(noise.fresh(0)) if self.random_start else ball.clean
         best, best_loss, history = x, x.new_full((len(x),), -torch.inf), []
+        velocity = torch.zeros_like(x)
         for number in range(1, self.steps + 2):
             draws = noise.fresh(number)
             last = number == self.steps + 1
@@ -119,7 +126,8 @@ class Pgd(Attack):
             best, best_loss = torch.where(better[:, None], x, best), torch.where(better, loss, best_loss)
             history.append(loss)
             if not last:
-                x = ball.project(x + self.step * ball.ascent(gradient))
+                velocity = self.momentum * velocity + unit(gradient)
+                x = ball.project(x + self.step * ball.ascent(velocity))
                 if progress is not None:
                     progress()
         return [best, x], torch.stack(history)

@@ -266,7 +266,15 @@ class Demo:
 def _systems(config: DemoConfig, recogniser: nn.Module, purifier: audiopure.Purifier) -> list[System]:
     def attacks(steps: int, eot: int) -> dict[str, Pgd]:
         return {
-            norm: Pgd(norm=norm, eps=eps, steps=steps, eot=eot, max_rows=BATCH)  # type: ignore[arg-type]
+            norm: Pgd(
+                norm=norm,  # type: ignore[arg-type]
+                eps=eps,
+                steps=steps,
+                step_size=eps / 2,
+                momentum=0.75,
+                eot=eot,
+                max_rows=BATCH,
+            )
             for norm, eps in BUDGETS.items()
         }
 

@@ -34,8 +34,8 @@ def notes(results: DemoResults) -> list[str]:
         f"{data.clips} clips ({data.name}{split}); in brackets the 95 % Clopper-Pearson interval over clips.",
         f"The defences are random: the average is over {passes} fresh passes; “all {passes}” is the share of "
         "clips that every pass recognises.",
-        f"PGD-{steps} with EOT {eot} and exact gradients through all that stands in the row, "
-        f"PGD-{steps * eot} where nothing is random; longer attacks find more.",
+        f"PGD with momentum and exact gradients through all that stands in the row: {steps} steps with EOT "
+        f"{eot}, {steps * eot} steps where nothing is random; longer attacks find more.",
     ]
     return sentences if data.note is None else [*sentences, data.note]
 
@@ -47,7 +47,10 @@ def rich_table(results: DemoResults) -> Table:
     for heading in headings(results).values():
         table.add_column(heading.replace(", ", "\n"), justify="right", no_wrap=True)
     for row in results.rows:
-        table.add_row(row.title, *[_rich_cell(row, row.cells[c]) for c in COLUMNS], end_section=True)
+        cells = [row.cells[c] for c in COLUMNS]
+        table.add_row(row.title, *[Text(percent(cell.average), style="bold") for cell in cells])
+        if row.passes > 1:
+            table.add_row(f"  all {row.passes} passes", *[percent(cell.worst) for cell in cells], style="dim")
     return table
 
 
@@ -67,12 +70,6 @@ def markdown(results: DemoResults) -> str:
 def worst(row: Row, cell: Cell) -> str | None:
     """As in "all 10: 70 % [55-82]", or None where there is one pass only."""
     return f"all {row.passes}: {percent(cell.worst)}" if row.passes > 1 else None
-
-
-def _rich_cell(row: Row, cell: Cell) -> Text:
-    text = Text(percent(cell.average), style="bold")
-    second = worst(row, cell)
-    return text if second is None else text.append(f"\n{second}", style="not bold dim")
 
 
 def _markdown_cell(row: Row, cell: Cell) -> str:
