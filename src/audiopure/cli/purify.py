@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Report = Callable[[float], None]
 
 LONG = 5.0  # seconds of work from which its cost is announced
-PROBE = 0.2  # seconds of work after which a measured pace is believed
+PROBE = 0.05  # seconds of work after which a measured pace is believed
 
 
 def purify(
