@@ -54,8 +54,8 @@ class DemoConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: Path | None = None
-    clips: int = Field(default=50, ge=1)
-    steps: int = Field(default=20, ge=1)
+    clips: int = Field(default=40, ge=1)
+    steps: int = Field(default=15, ge=1)
     eot: int = Field(default=2, ge=1)
     passes: int = Field(default=10, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**64)
@@ -271,7 +271,7 @@ def _systems(config: DemoConfig, recogniser: nn.Module, purifier: audiopure.Puri
                 eps=eps,
                 steps=steps,
                 step_size=eps / 2,
-                momentum=0.75,
+                momentum=0.85,
                 eot=eot,
                 max_rows=BATCH,
             )
