@@ -215,7 +215,7 @@ def test_samples_that_are_not_finite(value: float, tmp_path: Path) -> None:
 WORKER = """
 import json, resource, sys
 import torch
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 torch.set_flush_denormal(True)
 from audiopure.api import load_purifier
 from audiopure.noise import SeededNoise
