@@ -27,6 +27,11 @@ def frame_count(length: int | Tensor) -> int | Tensor:
     return (length + PAD + HOP - 1) // HOP
 
 
+def _shift(x: Tensor, frames: int) -> Tensor:
+    """Move frames later by `frames` (earlier if negative), zeros coming in. Shape: (B, F, ...) -> same."""
+    return nn.functional.pad(x, (0, 0, frames, -frames))
+
+
 class Block(nn.Module):
     """Depthwise convolution over frames, then a sigma-modulated two-layer perceptron on each frame.
 
@@ -136,11 +141,10 @@ class StftDenoiser(nn.Module):
     def _synthesise(self, spectrum: Tensor, length: int) -> Tensor:
         window = self.window.to(spectrum.real.dtype)
         gain = window.norm() * HOP / window.square().sum()
-        batch, count, _ = spectrum.shape
-        pieces = (torch.fft.irfft(spectrum, n=WINDOW) * (window * gain)).view(batch, count, OVERLAP, HOP)
-        total = count + OVERLAP - 1
-        out = sum(nn.functional.pad(pieces[:, :, j], (0, 0, j, total - count - j)) for j in range(OVERLAP))
-        return out.reshape(batch, total * HOP)[:, PAD : PAD + length]  # type: ignore[union-attr]
+        pieces = (torch.fft.irfft(spectrum, n=WINDOW) * (window * gain)).unflatten(-1, (OVERLAP, HOP))
+        # the k-th hop of the clip is the sum of piece j of frame k + lag, lag = OVERLAP - 1 - j
+        out = sum(_shift(piece, j - OVERLAP + 1) for j, piece in enumerate(pieces.unbind(2)))
+        return out.flatten(1)[:, :length]  # type: ignore[union-attr]
 
     def _filter(self, spectrum: Tensor, sigma: Tensor, mask: Tensor | None) -> Tensor:
         power = spectrum.real.square() + spectrum.imag.square()
@@ -153,18 +157,19 @@ class StftDenoiser(nn.Module):
         for block in self.blocks:
             h = block(h, embedding, gate)
         out = self.output(self.norm(h)).to(power.dtype)
-        gain = torch.sigmoid(level + out[..., :BINS])
-        real, imag = out[..., BINS:].unflatten(-1, (2, 2 * self.taps + 1, BINS)).unbind(2)
-        filters = torch.complex(real, imag)
-        filtered = spectrum * gain
-        padded = nn.functional.pad(spectrum, (0, 0, self.taps, self.taps))
-        for j in range(2 * self.taps + 1):
-            filtered = filtered + filters[:, :, j] * padded[:, j : j + spectrum.shape[1]]
+        # split and unbind, unlike slices, are undone in the backward pass by a single copy
+        width = 2 * self.taps + 1
+        correction, real, imag = out.split([BINS, width * BINS, width * BINS], dim=-1)
+        filters = torch.complex(real, imag).unflatten(-1, (width, BINS)).unbind(2)
+        filtered = spectrum * (torch.sigmoid(level + correction) + filters[self.taps])
+        for j, taps in enumerate(filters):
+            if j != self.taps:
+                filtered = torch.addcmul(filtered, taps, _shift(spectrum, self.taps - j))
         return filtered if mask is None else filtered * mask[:, :, None]
 
     def _features(self, spectrum: Tensor, power: Tensor, level: Tensor) -> Tensor:
         """Log power and the phase advance from the frame before, weighted by how far it can be trusted."""
-        previous = nn.functional.pad(spectrum, (0, 0, 1, 0))[:, :-1]
+        previous = _shift(spectrum, 1)
         advance = spectrum * previous.conj()
-        strength = power + nn.functional.pad(power, (0, 0, 1, 0))[:, :-1] + 1
+        strength = power + _shift(power, 1) + 1
         return torch.cat([0.25 * level, advance.real / strength, advance.imag / strength], dim=-1)
