@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
 from torch import nn
 
 from audiopure.errors import WeightsError
@@ -68,7 +69,8 @@ def save(module: nn.Module, path: str | Path, *, kind: str, card: Mapping[str, A
     partial = path.with_name(path.name + ".part")
     try:
         tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
-        save_file(tensors, partial, metadata=metadata)
+        # written by us and not by `save_file`, which would leave a file that only its owner can read
+        partial.write_bytes(serialise(tensors, metadata=metadata))
         os.replace(partial, path)
     finally:
         with suppress(FileNotFoundError):

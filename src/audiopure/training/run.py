@@ -60,7 +60,7 @@ def run(
         "data": {dataset: data_hash(root / dataset) for dataset in _datasets(config)},
         "parameters": sum(p.numel() for p in model.parameters()),
         "validation": best,
-        "licence": "Apache-2.0; training data: see docs/ATTRIBUTION.md",
+        "licence": "Apache-2.0; training data: see LICENSES/ATTRIBUTION.md",
     }
     path = folder / "model.safetensors"
     hub.save(model, path, kind=recipe.kind, card=card)

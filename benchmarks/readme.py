@@ -1,0 +1,67 @@
+"""Write the tables of README.md and docs/results.md from the records in benchmarks/results.
+
+    python benchmarks/readme.py           fill every <!-- begin:NAME --> ... <!-- end:NAME --> block
+    python benchmarks/readme.py --check   exit status 1 if a block differs from its record
+
+No figure in these documents is typed by hand.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tables
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md")
+BLOCK = re.compile(r"(<!-- begin:(?P<name>[\w-]+) -->\n).*?(<!-- end:(?P=name) -->)", re.DOTALL)
+
+# name of a block -> (record in benchmarks/results, how it becomes Markdown)
+BLOCKS: Mapping[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "demo-shipped": ("demo-shipped", tables.demo),
+    "demo-sc09": ("demo-sc09", tables.demo),
+    "denoising": ("denoising", tables.denoising_sc09),
+    "denoising-all": ("denoising", tables.denoising_all),
+    "harm": ("denoising", tables.harm),
+    "gradients": ("gradients", tables.gradients),
+    "samplers": ("variants", tables.samplers),
+    "levels": ("variants", tables.levels),
+    "steps": ("variants", tables.steps),
+    "speed": ("speed", tables.speed),
+    "memory": ("speed", tables.memory),
+    "recognisers": ("recognisers", tables.recognisers),
+}
+
+
+def fill(text: str) -> str:
+    """The document with every block written anew."""
+
+    def block(match: re.Match[str]) -> str:
+        record, render = BLOCKS[match["name"]]
+        values = json.loads((RESULTS / f"{record}.json").read_text())
+        return f"{match[1]}\n{render(values).strip()}\n\n{match[3]}"
+
+    return BLOCK.sub(block, text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    stale = False
+    for path in DOCUMENTS:
+        before = path.read_text()
+        after = fill(before)
+        stale |= before != after
+        if not check:
+            path.write_text(after)
+    return int(check and stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

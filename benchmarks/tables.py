@@ -1,0 +1,123 @@
+"""Records as Markdown tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Record = dict[str, Any]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table whose first column is text and whose others are aligned to the right."""
+    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)])
+
+
+def percent(share: Mapping[str, float], key: str = "value") -> str:
+    return f"{100 * share[key]:.1f} [{100 * share['low']:.0f}, {100 * share['high']:.0f}]"
+
+
+def demo(record: Record) -> str:
+    columns = ("clean", "linf", "l2")
+    eps = record["budgets"]
+    head = ["accuracy, %", "clean", f"attacked, L-inf {eps['linf']:g}", f"attacked, L2 {eps['l2']:g}"]
+    rows = []
+    for row in record["rows"]:
+        rows.append([f"**{row['title']}**", *(percent(row["cells"][c]["average"]) for c in columns)])
+        if row["passes"] > 1:
+            worst = [percent(row["cells"][c]["worst"]) for c in columns]
+            rows.append([f"right in all of {row['passes']} passes", *worst])
+    data = record["data"]
+    facts = [
+        f"{data['clips']} of {data['of']} clips of {data['name']}"
+        + (f" ({data['split']} split)" if data["split"] else "")
+        + ", 95 % Clopper-Pearson intervals over clips.",
+        "Attacks: " + "; ".join(f"{row['title']}: {row['attacks']['linf']}" for row in record["rows"]) + ".",
+        f"{record['seconds']:.0f} s on {record['threads']} threads; `{record['command']}`.",
+    ]
+    if data["note"]:
+        facts.insert(1, data["note"])
+    return table(head, rows) + "\n\n" + " ".join(facts)
+
+
+def denoising_sc09(record: Record) -> str:
+    rows = [row for row in record["rows"] if row["set"] == "sc09"]
+    names = {"noisy": "noisy", "wiener": "Wiener", "noisereduce": "noisereduce", "purifier": "**audiopure**"}
+    body = [[title, *(f"{row['mean'][name]:.1f}" for row in rows)] for name, title in names.items()]
+    margins = ["margin over the better one"]
+    for row in rows:
+        margins.append(
+            f"{row['mean']['purifier'] - max(row['mean']['wiener'], row['mean']['noisereduce']):+.1f}"
+        )
+    summary = record["summary"]["mean_margin_over_wiener"]
+    lost = record["summary"]["lost_by_mean"]
+    where = ", ".join(f"{name} at {sigma}" for name, sigma in lost) if lost else "nowhere"
+    text = (
+        f"`sc09` test, {rows[0]['clips']} clips, mean SI-SDR. "
+        "Mean margin over the Wiener filter on each test set: "
+        + ", ".join(f"{name} {value:+.2f} dB" for name, value in summary.items())
+        + f". A baseline is better: {where}."
+    )
+    return table(["sigma", *(str(row["sigma"]) for row in rows)], [*body, margins]) + "\n\n" + text
+
+
+def denoising_all(record: Record) -> str:
+    body = []
+    for row in record["rows"]:
+        scores = [f"{row['mean'][n]:.2f}" for n in ("noisy", "wiener", "noisereduce", "purifier")]
+        margins = [
+            f"{row[f'margin_{n}']:+.2f} ± {row[f'margin_{n}_se']:.2f}" for n in ("wiener", "noisereduce")
+        ]
+        better = f"{row['clips_better_than_wiener']}/{row['clips']}"
+        body.append([row["set"], row["sigma"], *scores, *margins, better])
+    head = ["set", "sigma", "noisy", "Wiener", "noisereduce", "audiopure", "over Wiener", "over noisereduce"]
+    return table([*head, "clips better than Wiener"], body)
+
+
+def harm(record: Record) -> str:
+    body = []
+    for sound, values in record["harm"].items():
+        if not isinstance(values, dict) or "purified" not in values:
+            continue
+        for treatment in ("noise only", "wiener", "purified"):
+            cell = values[treatment]
+            numbers = [
+                f"{cell[k]:.1f}" if k in cell else "" for k in ("si_sdr", "level_change_db", "silence_dbfs")
+            ]
+            body.append([f"{sound} ({values['clips']})", treatment, *numbers])
+    head = ["sound (clips)", "treatment", "SI-SDR, dB", "level change, dB", "level where it was silent, dBFS"]
+    return table(head, body)
+
+
+def gradients(record: Record) -> str:
+    body = []
+    for row in record["rows"]:
+        cells = [f"{row[p]['relative_error']:.1e} / {row[p]['cosine']:.4f}" for p in ("float64", "float32")]
+        body.append([row["strategy"], row["sampler"], row["n_star"], *cells])
+    head = [
+        "gradient",
+        "sampler",
+        "n*",
+        "float64: relative error / cosine",
+        "float32: relative error / cosine",
+    ]
+    return table(head, body)
+
+
+def recognisers(record: Record) -> str:
+    body = []
+    for row in record["rows"]:
+        cells = [percent(row[c], "accuracy") for c in ("clean", "noisy", "purified")]
+        body.append(
+            [f"{row['recogniser']} ({row['parameters']:,} parameters)", row["set"], row["clips"], *cells]
+        )
+    head = [
+        "recogniser",
+        "test set",
+        "clips",
+        "clean, %",
+        f"noise {record['sigma']:g}, %",
+        "purified, n*=3, %",
+    ]
+    return table(head, body)
