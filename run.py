@@ -1,8 +1,8 @@
 """Make the environment in .venv, then run one thing in it. Needs Python 3.11 or later and nothing else.
 
-    python3 run.py demo [options]     the main job: attack, purify, listen (see `audiopure demo --help`)
-    python3 run.py test [options]     lint, types and all tests (options go to pytest)
-    python3 run.py shell COMMAND ...  any command inside the environment
+python3 run.py demo [options]     the main job: attack, purify, listen (see `audiopure demo --help`)
+python3 run.py test [options]     lint, types and all tests (options go to pytest)
+python3 run.py shell COMMAND ...  any command inside the environment
 """
 
 import hashlib
@@ -48,7 +48,9 @@ def check(options: list[str]) -> int:
         [tool("python"), "-m", "pytest", *options],
     ]
     for command in commands:
-        print("$", " ".join(Path(part).name if part.startswith("/") else part for part in command), flush=True)
+        print(
+            "$", " ".join(Path(part).name if part.startswith("/") else part for part in command), flush=True
+        )
         status = subprocess.call(command, cwd=ROOT)
         if status != 0:
             return status

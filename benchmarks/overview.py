@@ -14,6 +14,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 from torch import Tensor, nn
 
 import audiopure
@@ -33,7 +34,8 @@ def heard(model: nn.Module, labels: tuple[str, ...], wave: Tensor) -> str:
 def draw(panels: dict[str, tuple[Tensor, str]]) -> None:
     figure, axes = plt.subplots(1, len(panels), figsize=(10, 2.9), sharey=True, layout="constrained")
     for axis, (title, (wave, words)) in zip(axes.flat, panels.items(), strict=True):
-        axis.specgram(wave[0].numpy(), NFFT=512, noverlap=384, Fs=16_000, vmin=-140, vmax=-40, cmap="magma")
+        sound = wave[0].numpy() + 1e-8 * np.random.default_rng(0).standard_normal(wave.shape[1])  # log of 0
+        axis.specgram(sound, NFFT=512, noverlap=384, Fs=16_000, vmin=-140, vmax=-40, cmap="magma")
         axis.set_title(f"{title}: {words}", fontsize=11)
         axis.set_xlabel("seconds")
     axes.flat[0].set_ylabel("Hz")

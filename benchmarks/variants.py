@@ -42,7 +42,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--level-clips", type=int, help="test clips for level policies; default: all")
     parser.add_argument("--attack-clips", type=int, default=100)
     parser.add_argument("--attack-steps", type=int, default=20)
-    parser.add_argument("--eot", type=int, default=4)
+    parser.add_argument("--eot", type=int, default=2)
     parser.add_argument(
         "--attacked", nargs="*", default=list(ATTACKED), choices=list(LEVELS), metavar="LEVEL"
     )
