@@ -29,7 +29,7 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder that gets page and results.")] = Path(
         "audiopure-demo"
     ),
-    clips: Annotated[int, typer.Option(min=1, help="Clips, equal over labels.")] = 40,
+    clips: Annotated[int, typer.Option(min=1, help="Clips, equal over labels.")] = 30,
     steps: Annotated[int, typer.Option(min=1, help="PGD steps.")] = 15,
     eot: Annotated[int, typer.Option(min=1, help="Draws that each gradient averages.")] = 2,
     passes: Annotated[int, typer.Option(min=1, help="Fresh passes that score each clip.")] = 10,

@@ -54,7 +54,7 @@ class DemoConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: Path | None = None
-    clips: int = Field(default=40, ge=1)
+    clips: int = Field(default=30, ge=1)
     steps: int = Field(default=15, ge=1)
     eot: int = Field(default=2, ge=1)
     passes: int = Field(default=10, ge=1)
