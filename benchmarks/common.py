@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import platform
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,13 @@ from audiopure import hub
 
 
 def write_json(path: Path, results: dict[str, Any]) -> None:
-    """Write so that a reader sees the old file or the new one, never half of either."""
+    """Write so that a reader sees the old file or the new one, never half of either.
+
+    The command goes in as `command`; a run for the documents names its data by AUDIOPURE_DATA, so that no
+    path of one machine is in it.
+    """
+    words = ["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]
+    results = results | {"command": shlex.join(words)}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     partial.write_text(json.dumps(results, indent=1) + "\n")

@@ -3,7 +3,7 @@
     python benchmarks/readme.py           fill every <!-- begin:NAME --> ... <!-- end:NAME --> block
     python benchmarks/readme.py --check   exit status 1 if a block differs from its record
 
-No figure in these documents is typed by hand.
+No measurement in a table of these documents is typed by hand.
 """
 
 import argparse
@@ -25,6 +25,7 @@ BLOCK = re.compile(r"(<!-- begin:(?P<name>[\w-]+) -->\n).*?(<!-- end:(?P=name) -
 BLOCKS: Mapping[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "demo-shipped": ("demo-shipped", tables.demo),
     "demo-sc09": ("demo-sc09", tables.demo),
+    "other-model": ("other-model", tables.other_model),
     "denoising": ("denoising", tables.denoising_sc09),
     "denoising-all": ("denoising", tables.denoising_all),
     "harm": ("denoising", tables.harm),
@@ -44,7 +45,8 @@ def fill(text: str) -> str:
     def block(match: re.Match[str]) -> str:
         record, render = BLOCKS[match["name"]]
         values = json.loads((RESULTS / f"{record}.json").read_text())
-        return f"{match[1]}\n{render(values).strip()}\n\n{match[3]}"
+        text = re.sub(r"(?<!\\)n\*", r"n\\*", render(values).strip())  # a bare * would start emphasis
+        return f"{match[1]}\n{text}\n\n{match[3]}"
 
     return BLOCK.sub(block, text)
 

@@ -17,8 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import tables
 import torch
-from common import machine, prepare, write_json
+from common import digest, machine, prepare, write_json
 from memory import BATCH, GRADIENTS, forward_pass, loss_gradient, victim
 
 from audiopure import Purifier, load_purifier
@@ -44,15 +45,14 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("benchmarks/results/speed.json"))
     options = parser.parse_args()
     prepare(options.threads)
-    results: dict[str, Any] = {"machine": machine(options.device), "targets": TARGETS}
+    weights = {name: digest(name) for name in (options.purifier, options.recogniser)}
+    results: dict[str, Any] = {"machine": machine(options.device), "weights": weights, "targets": TARGETS}
     results["compact"] = compact_speed(options)
     results["gradient"] = gradient_cost(options)
     results["diffwave"] = [] if options.no_diffwave else diffwave_speed(options.device)
     results["measured"] = against_targets(results)
     write_json(options.out, results)
-    tables = markdown(results)
-    options.out.with_suffix(".md").write_text(tables)
-    print(tables)
+    print(tables.speed(results), tables.memory(results), sep="\n\n")
 
 
 def alternate(jobs: dict[Any, Callable[[], object]], rounds: int, device: str) -> dict[Any, float]:
@@ -175,33 +175,6 @@ def against_targets(results: dict[str, Any]) -> dict[str, Any]:
 
 def pick(rows: Sequence[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
     return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
-
-
-def markdown(results: dict[str, Any]) -> str:
-    """The tables of the documentation."""
-    facts = results["machine"]
-    lines = [f"{facts['device']}, {facts['threads']} threads, PyTorch {facts['torch']}", ""]
-    lines += ["Seconds of audio purified in one second, compact purifier, in brackets the threads used:", ""]
-    steps = [n for n in STEPS if n]  # with none the input is returned as it is: no speed to speak of
-    lines += ["| precision | batch | " + " | ".join(f"n\\*={n}" for n in steps) + " |"]
-    lines += ["|---" * (2 + len(steps)) + "|"]
-    for precision in PRECISIONS:
-        for batch in BATCHES:
-            rows = [pick(results["compact"], precision=precision, batch=batch, n_star=n)[0] for n in steps]
-            cells = [f"{row['real_time_factor']:.0f} ({row['threads']})" for row in rows]
-            lines.append(f"| {precision} | {batch} | " + " | ".join(cells) + " |")
-    lines += ["", f"One exact gradient of a defended recogniser, {BATCH} clips of one second:", ""]
-    lines += [
-        "| precision | n\\* | gradient | peak memory, MiB | seconds | over a forward pass |",
-        "|---" * 6 + "|",
-    ]
-    names = ("precision", "n_star", "gradient", "mebibytes", "seconds", "gradient_over_forward")
-    lines += ["| " + " | ".join(str(row[name]) for name in names) + " |" for row in results["gradient"]]
-    if results["diffwave"]:
-        lines += ["", "DiffWave (36 layers, 256 channels, random weights), batch 1, fp32:", ""]
-        lines += ["| n\\* | seconds for 1 s of audio |", "|---|---|"]
-        lines += [f"| {row['n_star']} | {row['seconds']} |" for row in results["diffwave"]]
-    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

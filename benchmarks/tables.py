@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from audiopure.evaluation import demo_table
+from audiopure.evaluation.demo_results import DemoResults
+
 Record = dict[str, Any]
 
 
@@ -19,26 +22,9 @@ def percent(share: Mapping[str, float], key: str = "value") -> str:
 
 
 def demo(record: Record) -> str:
-    columns = ("clean", "linf", "l2")
-    eps = record["budgets"]
-    head = ["accuracy, %", "clean", f"attacked, L-inf {eps['linf']:g}", f"attacked, L2 {eps['l2']:g}"]
-    rows = []
-    for row in record["rows"]:
-        rows.append([f"**{row['title']}**", *(percent(row["cells"][c]["average"]) for c in columns)])
-        if row["passes"] > 1:
-            worst = [percent(row["cells"][c]["worst"]) for c in columns]
-            rows.append([f"right in all of {row['passes']} passes", *worst])
-    data = record["data"]
-    facts = [
-        f"{data['clips']} of {data['of']} clips of {data['name']}"
-        + (f" ({data['split']} split)" if data["split"] else "")
-        + ", 95 % Clopper-Pearson intervals over clips.",
-        "Attacks: " + "; ".join(f"{row['title']}: {row['attacks']['linf']}" for row in record["rows"]) + ".",
-        f"{record['seconds']:.0f} s on {record['threads']} threads; `{record['command']}`.",
-    ]
-    if data["note"]:
-        facts.insert(1, data["note"])
-    return table(head, rows) + "\n\n" + " ".join(facts)
+    results = DemoResults.model_validate(record)
+    cost = f"{results.seconds:.0f} s on {results.threads} threads: `{results.command}`."
+    return f"{demo_table.markdown(results).strip()} {cost}"
 
 
 def denoising_sc09(record: Record) -> str:
@@ -179,18 +165,27 @@ def speed(record: Record) -> str:
     for precision in ("fp32", "bf16"):
         for batch in (1, 16):
             rows = {
-                row["n_star"]: f"{row['real_time_factor']:.0f}"
+                row["n_star"]: f"{row['real_time_factor']:.0f} ({row['threads']})"
                 for row in record["compact"]
                 if (row["precision"], row["batch"]) == (precision, batch)
             }
             body.append([f"{precision}, batch {batch}", *(rows[n] for n in numbers)])
-    text = f"{facts['device']}, {facts['threads']} threads, PyTorch {facts['torch']}."
+    text = (
+        f"{facts['device']}, PyTorch {facts['torch']}; best of several rounds, in brackets the number of "
+        f"threads (1 or {facts['threads']}) that was faster."
+    )
     head = ["seconds of audio purified a second", *(f"n*={n}" for n in numbers)]
     for row in record["diffwave"]:
         text += (
             f" DiffWave (24 M parameters), n*={row['n_star']}: {row['seconds']:.1f} s for a second of audio."
         )
-    return table(head, body) + "\n\n" + text
+    goals, got = record["targets"], record["measured"]
+    text += (
+        " Target for n*=3, batch 1: "
+        + f"{goals['real_time_factor']:.0f}; measured "
+        + ", ".join(f"{precision} {values['real_time_factor']:.0f}" for precision, values in got.items())
+    )
+    return table(head, body) + "\n\n" + text + "."
 
 
 def memory(record: Record) -> str:
@@ -203,4 +198,24 @@ def memory(record: Record) -> str:
         ]
         for row in record["gradient"]
     ]
-    return table(["one exact gradient", "peak memory, MiB", "seconds", "time over a forward pass"], body)
+    goals = record["targets"]
+    text = (
+        "16 clips of one second. Targets for the recomputed gradient at n*=10: "
+        f"{goals['memory_ratio']:g} times the memory of n*=1 and {goals['gradient_over_forward']:g} times a "
+        "forward pass; measured "
+    ) + ", ".join(
+        f"{precision} {values['memory_ratio']:g} and {values['gradient_over_forward']:g}"
+        for precision, values in record["measured"].items()
+    )
+    head = ["one exact gradient", "peak memory, MiB", "seconds", "time over a forward pass"]
+    return table(head, body) + "\n\n" + text + "."
+
+
+def other_model(record: Record) -> str:
+    budgets = list(next(iter(record["rows"].values())))
+    body = [[name, *(percent(row[b]) for b in budgets)] for name, row in record["rows"].items()]
+    text = (
+        f"`{record['model']}`, {record['clips']} `sc09` test clips, mean over {record['passes']} passes; "
+        f"{record['attacks'][0].partition(', restarts')[0]}), and the same in L2."
+    )
+    return table(["accuracy, %", *budgets], body) + "\n\n" + text

@@ -285,3 +285,16 @@ def test_a_ddpm_network_is_asked_at_its_own_index_and_scale():
     denoiser(x, 1e-4)
     assert asked[1][1].tolist() == [0.0, 0.0]
     assert denoiser.receptive_field == 5
+
+
+def test_settings_changed_later_take_effect_as_a_whole():
+    purifier = Purifier(random_denoiser(), n_star=3)
+    wave = signal(1, 600)
+    purifier.n_star = 5
+    expected = Purifier(purifier.denoiser, n_star=5)(wave, noise=NOISE)
+    torch.testing.assert_close(purifier(wave, noise=NOISE), expected, rtol=0, atol=0)
+
+
+def test_a_sampler_that_cannot_do_fractions_says_so():
+    with pytest.raises(InputError, match="whole number of steps"):
+        Purifier(random_denoiser(), n_star=2.5, sampler=ReverseSde())

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from audiopure.diffusion.denoiser import Denoiser
 from audiopure.diffusion.gradient import Full, Gradient
-from audiopure.diffusion.samplers import Ddpm, Sampler
+from audiopure.diffusion.samplers import Ddpm, Sampler, Step
 from audiopure.diffusion.schedule import NoiseSchedule
 from audiopure.errors import InputError
 from audiopure.level import FixedLevel, Level
@@ -25,7 +25,7 @@ class Purifier(nn.Module):
         schedule: the paper's linear one by default.
         sampler: the reverse process; DDPM by default.
         gradient: how gradients pass; exact by default.
-        level: what is done about quiet and loud clips.
+        level: what is done about quiet and loud clips; nothing by default, unlike in `load_purifier`.
         reverse: False stops after the forward noise ("noise only", the control of every table).
 
     Shape: (..., T) -> (..., T), float32 or float64 (bfloat16 and float16 work in float32 inside).
@@ -52,7 +52,17 @@ class Purifier(nn.Module):
         self.reverse = reverse
         if not 0 <= n_star <= len(self.schedule):
             raise InputError(f"n_star must lie between 0 and {len(self.schedule)}, got {n_star:g}")
-        self.steps = self.sampler.steps(self.schedule, n_star) if n_star > 0 and reverse else ()
+        try:
+            _ = self.steps
+        except ValueError as error:  # a sampler that cannot do this n_star
+            raise InputError(str(error)) from error
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The reverse steps, noisiest first; none if the signal is left alone or only noise is added."""
+        if self.n_star == 0 or not self.reverse:
+            return ()
+        return self.sampler.steps(self.schedule, self.n_star)
 
     @property
     def sample_rate(self) -> int:
@@ -66,7 +76,10 @@ class Purifier(nn.Module):
 
     @property
     def sigma(self) -> float:
-        """Standard deviation of the forward noise relative to the signal."""
+        """Standard deviation of the forward noise relative to the levelled signal.
+
+        Relative to the input it is this over the clip's gain: a certificate needs `FixedLevel`.
+        """
         return self.schedule.sigma(self.n_star)
 
     def extra_repr(self) -> str:
@@ -145,5 +158,6 @@ class Purifier(nn.Module):
         x = math.sqrt(alpha_bar) * x + math.sqrt(1 - alpha_bar) * draw(FORWARD)
         if not self.reverse:
             return x / math.sqrt(alpha_bar)
-        draws = [draw(k) if step.noise > 0 else None for k, step in enumerate(self.steps, start=1)]
-        return self.gradient(self.steps, self.denoiser, x, draws, lengths)
+        steps = self.steps
+        draws = [draw(k) if step.noise > 0 else None for k, step in enumerate(steps, start=1)]
+        return self.gradient(steps, self.denoiser, x, draws, lengths)
