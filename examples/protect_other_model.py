@@ -3,9 +3,9 @@
     python examples/protect_other_model.py --model PATH/ai85-kws20_v3-qat8.state_dict.pt --data PATH/sc09
 
 The model is a raw-waveform keyword network with 8-bit weights (Analog Devices, Apache-2.0). It knows nothing
-of purification, and the purifier was never trained for it. Accuracy is counted among the ten digits, as the mean
-over fresh passes with 95 % Clopper-Pearson intervals over clips; attacks are PGD with exact gradients through
-everything, averaged over noise.
+of purification, and the purifier was never trained for it. Accuracy is counted among the ten digits, as the
+mean over fresh passes with 95 % Clopper-Pearson intervals over clips; attacks are PGD with exact gradients
+through everything, averaged over noise.
 """
 
 import argparse
@@ -23,7 +23,6 @@ from audiopure.data.manifest import read_manifest
 from audiopure.metrics import clopper_pearson
 from audiopure.nets.ai8x import load_ai8x
 from audiopure.noise import SeededNoise
-
 
 PASSES = 8
 
@@ -71,11 +70,10 @@ def main() -> None:
         "noise only": audiopure.defend(model, purifier.replace(reverse=False)),
         "purified": audiopure.defend(model, purifier),
     }
+    shared = {"steps": options.steps, "eot": options.eot, "momentum": 0.85}
     attacks = {
-        f"{norm} {eps:g}": Pgd(
-            norm=norm, eps=eps, steps=options.steps, eot=options.eot, step_size=eps / 2, momentum=0.85
-        )
-        for norm, eps in (("linf", 0.002), ("l2", 0.253))
+        "linf 0.002": Pgd(norm="linf", eps=0.002, step_size=0.001, **shared),
+        "l2 0.253": Pgd(norm="l2", eps=0.253, step_size=0.1265, **shared),
     }
     print(f"{len(clips)} clips, PGD-{options.steps}, EOT {options.eot}, mean over {PASSES} passes")
     print(f"{'':12}{'clean':>20}" + "".join(f"{name:>20}" for name in attacks))
