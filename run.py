@@ -7,6 +7,7 @@ python3 run.py shell COMMAND ...  any command inside the environment
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 # The version the results were made with. On a machine with a GPU, install the build that fits it into .venv.
 TORCH = "torch==2.13.0"
+# On Linux the package index serves a CUDA build of gigabytes; PyTorch's own index has one without.
+CPU_TORCH = [f"{TORCH}+cpu", "--extra-index-url", "https://download.pytorch.org/whl/cpu"]
 
 
 def tool(name: str) -> str:
@@ -22,19 +25,41 @@ def tool(name: str) -> str:
     return str(VENV / ("Scripts" if os.name == "nt" else "bin") / name)
 
 
+def works() -> bool:
+    """Whether the environment can install: it breaks when its Python is removed or its making was cut off."""
+    try:
+        command = [tool("python"), "-m", "pip", "--version"]
+        return subprocess.run(command, capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+def install_torch(pip: list[str]) -> None:
+    """The small build where there is one, else whatever the configured index or mirror has."""
+    if sys.platform == "linux":
+        # no retries: behind a firewall the extra index must cost seconds, not minutes
+        attempt = [*pip, "--retries", "0", "--timeout", "5", *CPU_TORCH]
+        if subprocess.run(attempt, capture_output=True).returncode == 0:
+            return
+    subprocess.check_call([*pip, TORCH])
+
+
 def prepare(extras: str) -> None:
     """Create or bring up to date the environment; a stamp saves the time when nothing has changed."""
+    if not works():
+        print(f"making {VENV}", file=sys.stderr)
+        subprocess.check_call([sys.executable, "-m", "venv", "--clear", str(VENV)])
     stamp = VENV / f"ready{extras or '-base'}"
     wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + TORCH.encode()).hexdigest()
     if stamp.is_file() and stamp.read_text() == wanted:
         return
-    if not VENV.is_dir():
-        print(f"making {VENV}", file=sys.stderr)
-        subprocess.check_call([sys.executable, "-m", "venv", str(VENV)])
     pip = [tool("python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    print("installing PyTorch and audiopure (about a minute the first time)", file=sys.stderr)
+    print(
+        "installing PyTorch and audiopure (the download may take a few minutes)",
+        file=sys.stderr,
+    )
     if subprocess.call([tool("python"), "-c", "import torch"], stderr=subprocess.DEVNULL) != 0:
-        subprocess.check_call([*pip, TORCH])
+        install_torch(pip)
     subprocess.check_call([*pip, "--editable", f"{ROOT}{extras}"])
     stamp.write_text(wanted)
 
@@ -58,18 +83,32 @@ def check(options: list[str]) -> int:
 
 
 def main() -> int:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - for whoever starts it with an older Python
         print("audiopure needs Python 3.11 or later", file=sys.stderr)
         return 2
     if len(sys.argv) < 2 or sys.argv[1] not in ("demo", "test", "shell"):
         print(__doc__, file=sys.stderr)
         return 2
     what, options = sys.argv[1], sys.argv[2:]
-    prepare("[test,lint]" if what == "test" else "")
+    if what == "shell" and not options:
+        print("run.py shell needs a command, such as: run.py shell audiopure info", file=sys.stderr)
+        return 2
+    try:
+        prepare("[test,lint]" if what == "test" else "")
+    except subprocess.CalledProcessError as error:
+        command = " ".join(error.cmd)
+        print(
+            f"{VENV} could not be prepared: '{command}' ended with status {error.returncode}", file=sys.stderr
+        )
+        return 1
     if what == "test":
         return check(options)
-    command = [tool("audiopure"), "demo", *options] if what == "demo" else [tool(options[0]), *options[1:]]
-    return subprocess.call(command)
+    name, *arguments = ["audiopure", "demo", *options] if what == "demo" else options
+    program = shutil.which(name, path=str(Path(tool(name)).parent))
+    if program is None:
+        print(f"there is no command '{name}' in {VENV}", file=sys.stderr)
+        return 2
+    return subprocess.call([program, *arguments])
 
 
 if __name__ == "__main__":
