@@ -319,3 +319,58 @@ def test_bad_input() -> None:
             Pgd(**settings_)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="finite"):
         predict(Broken(), x, noise=noise)
+
+
+# --- models that hide the defended one ----------------------------------------------------------------------
+
+
+class Voting(nn.Module):
+    """The mean of two defended models, with a forward that knows nothing of noise."""
+
+    def __init__(self, *members: nn.Module):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        return torch.stack([member(waveform) for member in self.members]).mean(0)
+
+
+def wrapped(kind: str) -> nn.Module:
+    inner = defended()
+    if kind == "compiled":
+        return cast(nn.Module, torch.compile(nn.Sequential(inner), backend="eager"))
+    return {"sequential": nn.Sequential, "parallel": nn.DataParallel, "voting": Voting}[kind](inner)
+
+
+@pytest.mark.parametrize("kind", ["sequential", "parallel", "voting", "compiled"])
+def test_an_attack_on_a_wrapped_defence_is_replayed_bit_for_bit(kind: str) -> None:
+    x, labels = clips(), torch.zeros(len(clips()), dtype=torch.long)
+    attack = Pgd(norm="linf", eps=0.01, steps=4, eot=2)
+    first, second, plain = (
+        attack(model, x, labels, noise=SeededNoise(3)) for model in (wrapped(kind), wrapped(kind), defended())
+    )
+    other = attack(wrapped(kind), x, labels, noise=SeededNoise(4))
+    assert torch.equal(first.adversarial, second.adversarial) and torch.equal(first.history, second.history)
+    assert torch.equal(first.adversarial, plain.adversarial) and torch.equal(first.history, plain.history)
+    assert not torch.equal(first.history, other.history)
+
+
+def test_defended_models_side_by_side_draw_independent_noise() -> None:
+    x, noise = clips(), SeededNoise(3)
+    one, two = predict(defended(), x, noise=noise), predict(Voting(defended(), defended()), x, noise=noise)
+    assert torch.equal(two, predict(Voting(defended(), defended()), x, noise=noise))
+    assert not torch.equal(one, two)
+
+
+def test_the_noise_of_an_attack_ends_with_it() -> None:
+    x = clips()
+    for model in (wrapped("sequential"), wrapped("compiled")):
+        predict(model, x, noise=SeededNoise(3))
+        assert len({tuple(model(x).flatten().tolist()) for _ in range(4)}) == 4
+
+
+def test_a_purifier_that_the_noise_cannot_reach_is_refused() -> None:
+    purifier, x = Purifier(Shrinker()), clips()
+    with pytest.raises(InputError, match="noise cannot be replayed"):
+        predict(nn.Sequential(purifier, Linear()), x, noise=SeededNoise(0))
+    assert predict(nn.Sequential(Purifier(Shrinker(), n_star=0), Linear()), x, noise=SeededNoise(0)).any()

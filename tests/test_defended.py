@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -127,6 +128,30 @@ def test_lengths_reach_the_purifier_and_the_model():
     assert torch.equal(protected(x, lengths=lengths, noise=NOISE), out)
 
 
+class Tells(nn.Module):
+    """Returns the lengths it was given."""
+
+    def forward(self, waveform: Tensor, *, lengths: Tensor | None = None) -> Tensor | None:
+        return lengths
+
+
+class Collects(nn.Module):
+    """Returns all that it was given, and names nothing of it."""
+
+    def forward(self, waveform: Tensor, **kwargs: object) -> dict[str, object]:
+        return kwargs
+
+
+def test_lengths_reach_a_model_only_if_it_names_them_and_counts_samples():
+    purifier, x, lengths = Purifier(random_denoiser()), signal(2, 300), torch.tensor([300, 200])
+    compiled = torch.compile(Tells(), backend="eager")
+    for tells in (Tells(), nn.DataParallel(Tells()), cast(nn.Module, compiled)):
+        assert defend(tells, purifier)(x, lengths=lengths) is lengths
+    assert defend(Tells(), purifier, frontend=nn.Identity())(x, lengths=lengths) is None
+    assert defend(Collects(), purifier)(x, lengths=lengths) == {}
+    assert defend(nn.DataParallel(Collects()), purifier)(x, lengths=lengths) == {}
+
+
 class Chatty(nn.Module):
     sample_rate = 16_000
 
@@ -175,6 +200,16 @@ def test_copies_behave_alike_and_share_nothing(copier):
     assert torch.equal(twin(x, noise=NOISE), protected(x, noise=NOISE))
     ours = {p.data_ptr() for p in protected.parameters()}
     assert not ours & {p.data_ptr() for p in twin.parameters()}
+
+
+def test_copies_do_not_keep_the_noise_of_a_replay():
+    protected, x = defended(), signal(1, 300)
+    with protected.replay(SecretNoise(123456789)):
+        stored, twin = pickle.dumps(protected), copy.deepcopy(protected)
+        expected = protected(x)
+    for other in (twin, pickle.loads(stored)):
+        assert not torch.equal(other(x), expected)
+        assert not torch.equal(other(x), other(x))
 
 
 def test_train_and_eval_reach_both_parts():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from audiopure.errors import InputError
 from audiopure.noise import SecretNoise, SeededNoise, system_noise
 
 MASK = 2**64 - 1
@@ -141,8 +145,34 @@ def test_a_secret_seed_is_never_shown():
     with pytest.raises(ValueError) as caught:
         source.for_items([1]).normal((2, 4), draw=0)
     shown = [repr(source), str(source), repr(source.fresh(1)), repr(source.for_items([1])), str(caught.value)]
-    for secret in (source.seed, source.fresh(1).seed):
+    shown += [str(vars(source)), str(source.seed), f"{source.seed}"]
+    for secret in (int(source.seed), int(source.fresh(1).seed)):
         assert not any(str(secret) in text or f"{secret:x}" in text for text in shown)
+
+
+def test_a_secret_seed_cannot_be_copied_or_stored():
+    source = SecretNoise(2**64 - 5)
+    for attempt in (pickle.dumps, copy.deepcopy, copy.copy, dataclasses.asdict, dataclasses.astuple):
+        for secret in (source, source.fresh(3), source.for_items([1])):
+            with pytest.raises(TypeError, match="secret noise can be neither copied nor stored"):
+                attempt(secret)
+
+
+def test_secret_noise_has_the_values_of_its_seed():
+    secret, known = SecretNoise(7).fresh(2).for_items([3]), SeededNoise(7).fresh(2).for_items([3])
+    assert torch.equal(secret.normal((1, 9), draw=1), known.normal((1, 9), draw=1))
+    assert pickle.loads(pickle.dumps(known)) == copy.deepcopy(known) == known
+
+
+@pytest.mark.parametrize("kind", [SeededNoise, SecretNoise])
+@pytest.mark.parametrize("bad", [-1, 2**64, 1.5, "3", None])
+def test_seeds_and_items_out_of_range_are_refused(kind, bad):
+    with pytest.raises(InputError, match="a seed must be an integer between 0 and"):
+        kind(bad)
+    with pytest.raises(InputError, match="an item must be an integer between 0 and"):
+        kind(1, (0, bad))
+    with pytest.raises(InputError):
+        kind(1).for_items([-1])
 
 
 def test_every_secret_source_is_its_own():
@@ -163,9 +193,3 @@ def test_no_global_random_state_is_used_or_changed():
     assert torch.equal(one, two) and torch.equal(torch.get_rng_state(), before)
     assert np.array_equal(numpy_key(), numpy_state)
     torch.set_rng_state(torch_state)
-
-
-@pytest.mark.parametrize("seed", [-1, 2**64])
-def test_seeds_out_of_range_are_refused(seed):
-    with pytest.raises(ValueError, match="seed must lie between"):
-        SeededNoise(seed)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from audiopure.audio.resampling import resample_differentiable
 from audiopure.errors import InputError
@@ -22,7 +23,8 @@ class Defended(nn.Module):
 
     The first positional argument is the waveform, (..., T) in [-1, 1]; the rest goes to the model unchanged.
     A keyword argument `lengths` (samples of each item) makes each item purified as if unpadded; it reaches
-    the model only if the model's `forward` takes it.
+    the model only if the model's `forward` names it and there is no `frontend`, after which the model would
+    count frames where `lengths` counts samples.
 
     Noise is fresh on every call from the operating system's entropy, unless `replay` is active.
     """
@@ -63,7 +65,7 @@ class Defended(nn.Module):
                 "the first argument of a defended model is a floating-point waveform (..., time)"
             )
         clean = self.purify(waveform, lengths=lengths, noise=noise)
-        if lengths is not None and _takes_lengths(self.model):
+        if lengths is not None and self.frontend is None and takes(self.model, "lengths"):
             kwargs["lengths"] = lengths
         return self.model(clean if self.frontend is None else self.frontend(clean), *args, **kwargs)
 
@@ -92,6 +94,10 @@ class Defended(nn.Module):
         x = _resample(self.purifier(x, lengths=lengths, noise=noise), working, own, length)
         return (x if beyond is None else x.masked_fill(beyond, 0.0)).to(dtype)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy made within `replay` would keep the noise for ever, and a stored one would tell it
+        return {**self.__dict__, "_noise": None}
+
     @contextmanager
     def replay(self, noise: NoiseSource) -> Iterator[Defended]:
         """Within this context every call uses `noise`: the deterministic settings of an evaluation."""
@@ -102,9 +108,26 @@ class Defended(nn.Module):
             self._noise = before
 
 
-def _takes_lengths(model: nn.Module) -> bool:
-    parameters = inspect.signature(model.forward).parameters
-    return "lengths" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+def takes(model: nn.Module, name: str) -> bool:
+    """Whether `forward` names a keyword argument `name`; what merely wraps a module is looked through.
+
+    `**kwargs` does not count: whoever collects arguments may not expect this one.
+    """
+    while (inner := _wrapped(model)) is not None:
+        model = inner
+    parameter = inspect.signature(model.forward).parameters.get(name)
+    return parameter is not None and parameter.kind in (
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.KEYWORD_ONLY,
+    )
+
+
+def _wrapped(model: nn.Module) -> nn.Module | None:
+    if isinstance(model, DataParallel | DistributedDataParallel):
+        return model.module
+    # what `torch.compile` returns has no public type
+    original = getattr(model, "_orig_mod", None)
+    return original if isinstance(original, nn.Module) else None
 
 
 def _resample(x: Tensor, old: int, new: int, length: int) -> Tensor:
@@ -133,7 +156,8 @@ def defend(
         model: any module whose first argument is a waveform (..., T) in [-1, 1], or features if `frontend` is
             given. It is used as it is, neither copied nor changed.
         purifier: see `load_purifier`.
-        frontend: a differentiable module from waveform to the model's features.
+        frontend: a differentiable module from waveform to the model's features; the model then never gets
+            `lengths`.
         sample_rate: of the model, in Hz; by default the model's `sample_rate`, else the purifier's.
 
     Raises InputError if `model` is no module.

@@ -11,11 +11,14 @@ import hashlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from numbers import Integral
+from typing import NoReturn, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from audiopure.errors import InputError
 
 FORWARD = 0  # the draw that eq. 9 adds; reverse steps draw 1, 2, ...
 _BLOCK = 4  # 64-bit words for each Philox counter; two words make two normal values
@@ -56,22 +59,25 @@ class SeededNoise:
     Args:
         seed: any non-negative integer below 2**64.
         items: identity of each row of a batch, by default its index. A clip keeps its noise whatever batch it
-            is in if its row carries the same identity.
+            is in if its row carries the same identity. Integers like the seed.
+
+    Raises InputError for a seed or an item outside that range.
     """
 
     seed: int
     items: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**64:
-            raise ValueError(f"a seed must lie between 0 and 2**64 - 1, got {self.seed}")
+        for name, value in [("a seed", self.seed), *(("an item", item) for item in self.items or ())]:
+            if not isinstance(value, Integral) or not 0 <= value < 2**64:
+                raise InputError(f"{name} must be an integer between 0 and 2**64 - 1, got {value!r}")
 
     def for_items(self, items: Sequence[int]) -> SeededNoise:
         """The same noise for a batch whose rows are these items."""
         return replace(self, items=tuple(int(i) for i in items))
 
     def fresh(self, number: int) -> SeededNoise:
-        digest = hashlib.blake2b(f"{self.seed}/{number}".encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(f"{int(self.seed)}/{number}".encode(), digest_size=8).digest()
         return replace(self, seed=int.from_bytes(digest, "little"))
 
     def normal(
@@ -86,7 +92,7 @@ class SeededNoise:
         batch, length = shape
         items = self.items if self.items is not None else tuple(range(batch))
         if len(items) != batch:
-            raise ValueError(f"the noise source names {len(items)} items but the batch has {batch}")
+            raise InputError(f"the noise source names {len(items)} items but the batch has {batch}")
         first = start // _BLOCK
         blocks = -(-(start + length) // _BLOCK) - first
         words = np.empty((batch, blocks * _BLOCK), dtype=np.uint64)
@@ -101,11 +107,28 @@ class SeededNoise:
         return values[:, offset : offset + length].to(device=device, dtype=dtype)
 
 
+class _Secret(int):
+    """An integer that shows itself only to arithmetic."""
+
+    def __repr__(self) -> str:
+        return "<secret>"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("the seed of secret noise can be neither copied nor stored")
+
+
 @dataclass(frozen=True)
 class SecretNoise(SeededNoise):
-    """Noise whose seed never appears in a representation: a known seed is a weaker defence."""
+    """Noise whose seed is neither shown, copied nor stored: a known seed is a weaker defence."""
 
     seed: int = field(repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "seed", _Secret(self.seed))
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("secret noise can be neither copied nor stored, as its seed would be known")
 
 
 def system_noise() -> SecretNoise:
@@ -115,7 +138,8 @@ def system_noise() -> SecretNoise:
 
 def _box_muller(words: np.ndarray, dtype: torch.dtype) -> Tensor:
     """Pairs of 64-bit words -> pairs of normal values; never infinite, as the uniform is never 0."""
-    bits = torch.from_numpy((words >> np.uint64(11)).view(np.int64))
+    # shifted by PyTorch as signed words, then masked: torch.compile knows no shift of unsigned ones
+    bits = (torch.from_numpy(words.view(np.int64)) >> 11) & (2**53 - 1)
     uniform = (bits.to(torch.float64) + 0.5).mul_(2.0**-53).to(dtype)
     radius, angle = uniform[:, 0::2], uniform[:, 1::2]
     radius = torch.log(radius.clamp(min=torch.finfo(dtype).tiny)).mul_(-2).sqrt_()

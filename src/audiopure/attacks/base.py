@@ -55,7 +55,8 @@ class Attack(ABC):
         """Attack a batch.
 
         Args:
-            model: waveforms (B, T) to logits (B, C), in eval mode. It gets `noise` if its `forward` takes it.
+            model: waveforms (B, T) to logits (B, C), in eval mode. It gets `noise` if its `forward` takes it;
+                otherwise the defended models inside it replay the noise.
             waveform: (B, T) in [-1, 1], float32 or float64.
             labels: (B,) true classes, or wanted ones where the attack is targeted.
             noise: the only source of the attack's randomness. What happens to a clip depends on the seed and

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from audiopure.defended import Defended, takes
 from audiopure.errors import InputError
 from audiopure.noise import NoiseSource
+from audiopure.purifier import Purifier
 
 Loss = Literal["ce", "margin"]
 
@@ -46,14 +48,37 @@ class Stacked:
 def call(model: nn.Module, waveform: Tensor, noise: NoiseSource, lengths: Tensor | None) -> Tensor:
     """Logits of a model, which gets `noise` and `lengths` if its `forward` names them.
 
-    Shape: (B, T) -> (B, C). Raises InputError if the model returns anything else.
+    Defended models inside one that names no `noise` (`nn.Sequential`) replay it.
+
+    Shape: (B, T) -> (B, C). Raises InputError if the model returns anything else, or holds a purifier that
+    the noise cannot reach.
     """
-    names = inspect.signature(model.forward).parameters
-    extras = {"noise": noise, "lengths": lengths}
-    logits = model(waveform, **{k: v for k, v in extras.items() if k in names and v is not None})
+    extras: dict[str, object] = {} if lengths is None or not takes(model, "lengths") else {"lengths": lengths}
+    if takes(model, "noise"):
+        logits = model(waveform, noise=noise, **extras)
+    else:
+        with _replayed(model, noise):
+            logits = model(waveform, **extras)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(waveform):
         raise InputError("an attack needs a model that returns one row of logits for each clip")
     return logits
+
+
+@contextmanager
+def _replayed(model: nn.Module, noise: NoiseSource) -> Iterator[None]:
+    """Within this context every defended model inside `model` uses `noise`, each its own share of it."""
+    inside = [module for module in model.modules() if isinstance(module, Defended)]
+    reached = {id(module) for defended in inside for module in defended.purifier.modules()}
+    for module in model.modules():
+        if isinstance(module, Purifier) and module.n_star > 0 and id(module) not in reached:
+            raise InputError(
+                "the model holds a Purifier whose noise cannot be replayed: let its forward take `noise`, or "
+                "use audiopure.defend"
+            )
+    with ExitStack() as stack:
+        for number, defended in enumerate(inside):
+            stack.enter_context(defended.replay(noise if number == 0 else noise.fresh(number)))
+        yield
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
