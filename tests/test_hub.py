@@ -100,7 +100,7 @@ def test_shipped_weights_must_be_named(tmp_path: Path) -> None:
 def test_wrong_kind(weights: Path) -> None:
     with pytest.raises(WeightsError, match=r"w\.safetensors holds a denoiser, not a recogniser"):
         load_recogniser(weights)
-    with pytest.raises(InputError, match="holds a recogniser, not a purifier"):
+    with pytest.raises(WeightsError, match="holds a recogniser, not a purifier"):
         load_purifier("digits")
 
 
