@@ -15,7 +15,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of datasets: AUDIOPURE_DATA, else ../shared/data, else a small generated `sc09`."""
+    """AUDIOPURE_DATA, else a `shared/data` folder beside the checkout, else a small generated `sc09`."""
     for candidate in (os.environ.get("AUDIOPURE_DATA"), SHARED / "data"):
         if candidate and (Path(candidate) / "sc09" / "manifest.csv").is_file():
             return Path(candidate)

@@ -12,14 +12,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 PROGRAM = """
-import audiopure, torch
+import audiopure, sys, torch
+from pathlib import Path
 from audiopure import hub
-assert "site" in audiopure.__file__, audiopure.__file__
+from audiopure.evaluation.demo_data import load_clips
+assert Path(audiopure.__file__).resolve().parents[1] == Path(sys.argv[1]).resolve(), audiopure.__file__
 purifier = audiopure.load_purifier()
 recogniser = audiopure.load_recogniser()
 defended = audiopure.defend(recogniser, purifier)
 logits = defended(torch.zeros(2, 16000))
 assert logits.shape == (2, 10)
+clips = load_clips(None, recogniser, 20, 0)
+assert len(clips.waveforms) == 20 and set(clips.targets) == set(range(10)), clips.targets
 print(sorted(hub.SHIPPED), sum(hub.shipped_path(name).is_file() for name in hub.SHIPPED))
 """
 
@@ -54,7 +58,7 @@ def run(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_weights_load_and_defend_outside_the_checkout(site: Path) -> None:
-    done = run(site, "-c", PROGRAM)
+    done = run(site, "-c", PROGRAM, str(site))
     assert done.returncode == 0, done.stderr
     names, found = done.stdout.rsplit(" ", 1)
     assert int(found) == names.count("'") // 2
@@ -63,6 +67,7 @@ def test_weights_load_and_defend_outside_the_checkout(site: Path) -> None:
 def test_clips_and_licences_are_in_the_wheel(site: Path) -> None:
     clips = list((site / "audiopure" / "assets" / "clips").rglob("*.flac"))
     assert len(clips) >= 50
+    assert (site / "audiopure" / "py.typed").is_file()
     licences = {path.name for path in site.glob("audiopure-*.dist-info/licenses/**/*")}
     assert {"LICENSE", "ATTRIBUTION.md"} <= licences
 

@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from audiopure.api import load_purifier, load_recogniser, purify
     from audiopure.defended import Defended, defend
-    from audiopure.errors import AudiopureError, InputError, WeightsError
+    from audiopure.errors import AudiopureError, InputError, MissingExtraError, WeightsError
     from audiopure.level import FixedLevel, SpeechLevel
     from audiopure.noise import SeededNoise, system_noise
     from audiopure.purifier import Purifier
@@ -27,6 +27,7 @@ _HOMES = {
     "defend": "defended",
     "AudiopureError": "errors",
     "InputError": "errors",
+    "MissingExtraError": "errors",
     "WeightsError": "errors",
     "FixedLevel": "level",
     "SpeechLevel": "level",
@@ -40,6 +41,7 @@ __all__ = [
     "Defended",
     "FixedLevel",
     "InputError",
+    "MissingExtraError",
     "Purifier",
     "SeededNoise",
     "SpeechLevel",
