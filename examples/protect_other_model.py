@@ -89,7 +89,10 @@ def main() -> None:
         ]
         print(f"{name:12}" + "".join(f"{cell:>20}" for cell in cells), flush=True)
     if options.json:
+        words = f"--clips {options.clips} --steps {options.steps} --eot {options.eot}"
+        command = f"python examples/protect_other_model.py --model {options.model.name} --data sc09 {words}"
         facts = {"model": options.model.name, "clips": len(clips), "passes": PASSES, "rows": rows}
+        facts |= {"command": command, "audiopure": audiopure.__version__, "torch": torch.__version__}
         options.json.write_text(
             json.dumps(facts | {"attacks": [repr(a) for a in attacks.values()]}, indent=1)
         )
