@@ -376,7 +376,12 @@ def test_a_signal_leaves_nothing(sent: signal.Signals, status: int, tiny: Path, 
     soundfile.write("in.wav", wave.astype(np.float32), RATE)
     command = [sys.executable, "-m", "audiopure", "purify", "in.wav", "-o", "out.wav", "--weights", str(tiny)]
     worker = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # a shell that starts the tests in the background makes them, and so their children, ignore it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list(here.glob(".out.wav.*.part")) and time.monotonic() < deadline:
