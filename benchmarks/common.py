@@ -1,8 +1,7 @@
-"""What all benchmarks share: atomic JSON, a description of the machine, a digest of the weights."""
+"""What all benchmarks share: atomic JSON, a description of the machine."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 import audiopure
-from audiopure import hub
+from audiopure.cli.info import processor
 
 
 def write_json(path: Path, results: dict[str, Any]) -> None:
@@ -36,11 +35,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def digest(name_or_path: str) -> str:
-    """First 16 hex digits of the SHA-256 of a weights file."""
-    return hashlib.sha256(hub.describe(name_or_path)["path"].read_bytes()).hexdigest()[:16]
-
-
 def machine(device: str = "cpu") -> dict[str, Any]:
     """What a timing or a rounding error depends on."""
     on_cuda = torch.device(device).type == "cuda"
@@ -48,7 +42,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "audiopure": audiopure.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if on_cuda else _processor(),
+        "device": torch.cuda.get_device_name() if on_cuda else processor(),
         "threads": torch.get_num_threads(),
     }
 
@@ -57,13 +51,3 @@ def prepare(threads: int) -> None:
     """Set the number of threads, and flush denormals: sounds that decay to silence are slow with them."""
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
-    )

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from common import digest, machine, prepare, read_json, write_json
+from common import machine, prepare, read_json, write_json
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -48,7 +48,7 @@ def main() -> None:
     root = data_root(options.data)
     settings = {
         "purifier": options.purifier,
-        "weights_sha256": digest(options.purifier),
+        "weights_sha256": hub.digest(options.purifier),
         "clips": options.clips,
         "tuning_clips": options.tuning_clips,
     }

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import digest, machine, prepare, write_json
+from common import machine, prepare, write_json
 from torch import Tensor
 
-from audiopure import load_purifier, load_recogniser
+from audiopure import hub, load_purifier, load_recogniser
 from audiopure.data import collate, load_dataset
 from audiopure.diffusion.adjoint import Adjoint
 from audiopure.diffusion.gradient import Full, Gradient, Identity, NetworkConstant, Recompute
@@ -115,7 +115,7 @@ def main() -> None:
             rows += [audit.row(strategy, sampler, n_star, exact) for strategy in STRATEGIES]
     results = {
         "machine": machine(),
-        "weights": {name: digest(name) for name in (options.purifier, options.recogniser)},
+        "weights": {name: hub.digest(name) for name in (options.purifier, options.recogniser)},
         "clips": len(audit.clips.labels),
         "rows": rows,
     }

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import digest, machine, prepare, write_json
+from common import machine, prepare, write_json
 from rich.progress import track
 from torch import Tensor, nn
 
 import audiopure
+from audiopure import hub
 from audiopure.data import collate, data_root, load_dataset
 from audiopure.metrics import clopper_pearson
 from audiopure.noise import SeededNoise
@@ -73,7 +74,7 @@ def main() -> None:
                     "purified": cell(right(audiopure.defend(model, purifier), batches)),
                 }
             )
-    weights = {name: digest(name) for name in (*NAMES, "small")}
+    weights = {name: hub.digest(name) for name in (*NAMES, "small")}
     write_json(options.out, {"machine": machine(), "weights": weights, "sigma": SIGMA, "rows": rows})
 
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import tables
 import torch
-from common import digest, machine, prepare, write_json
+from common import machine, prepare, write_json
 from memory import BATCH, GRADIENTS, forward_pass, loss_gradient, victim
 
-from audiopure import Purifier, load_purifier
+from audiopure import Purifier, hub, load_purifier
 from audiopure.diffusion.denoiser import EpsDenoiser
 from audiopure.diffusion.schedule import NoiseSchedule
 from audiopure.nets.diffwave import DiffWave
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("benchmarks/results/speed.json"))
     options = parser.parse_args()
     prepare(options.threads)
-    weights = {name: digest(name) for name in (options.purifier, options.recogniser)}
+    weights = {name: hub.digest(name) for name in (options.purifier, options.recogniser)}
     results: dict[str, Any] = {"machine": machine(options.device), "weights": weights, "targets": TARGETS}
     results["compact"] = compact_speed(options)
     results["gradient"] = gradient_cost(options)

@@ -10,16 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import digest, machine, prepare, read_json, write_json
+from common import machine, prepare, read_json, write_json
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from audiopure import load_purifier, load_recogniser
+from audiopure import hub, load_purifier, load_recogniser
+from audiopure.attacks import PAPER_BUDGETS
 from audiopure.data import data_root
 from audiopure.evaluation.variants import (
     LEVELS,
-    PAPER_BUDGETS,
     SAMPLERS,
     Speech,
     level_attacked,
@@ -66,7 +66,7 @@ def main() -> None:
         "precision",
     )
     settings = {name: getattr(options, name) for name in names} | {
-        "weights_sha256": {name: digest(getattr(options, name)) for name in ("purifier", "recogniser")}
+        "weights_sha256": {name: hub.digest(getattr(options, name)) for name in ("purifier", "recogniser")}
     }
     results = read_json(options.out)
     if results.get("settings") != settings:

@@ -10,7 +10,6 @@ through everything, averaged over noise.
 
 import argparse
 import json
-import math
 from pathlib import Path
 
 import torch
@@ -20,7 +19,7 @@ import audiopure
 from audiopure.attacks import Pgd, score
 from audiopure.data.batch import collate
 from audiopure.data.manifest import read_manifest
-from audiopure.metrics import clopper_pearson
+from audiopure.evaluation.demo_results import cell
 from audiopure.nets.ai8x import load_ai8x
 from audiopure.noise import SeededNoise
 
@@ -41,10 +40,8 @@ class Digits(nn.Module):
 
 
 def accuracy(model: nn.Module, waves: Tensor, targets: Tensor) -> dict[str, float]:
-    right = score(model, waves, targets, noise=SeededNoise(1), passes=PASSES).float().mean(1)
-    low, _ = clopper_pearson(math.floor(float(right.sum())), len(right))
-    _, high = clopper_pearson(math.ceil(float(right.sum())), len(right))
-    return {"value": float(right.mean()), "low": low, "high": high}
+    right = score(model, waves, targets, noise=SeededNoise(1), passes=PASSES).sum(1).tolist()
+    return cell(right, PASSES).average.model_dump()
 
 
 def main() -> None:

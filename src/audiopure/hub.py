@@ -6,6 +6,7 @@ package.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -102,6 +103,11 @@ def describe(name_or_path: str | Path) -> dict[str, Any]:
         "path": path,
         "bytes": path.stat().st_size,
     }
+
+
+def digest(name_or_path: str | Path) -> str:
+    """First 16 hex digits of the SHA-256 of a weights file; WeightsError if there is none."""
+    return hashlib.sha256(_resolve(name_or_path).read_bytes()).hexdigest()[:16]
 
 
 def load(name_or_path: str | Path, *, kind: str | None = None) -> nn.Module:

@@ -2,6 +2,6 @@
 
 from audiopure.attacks.base import Attack, AttackResult, predict, score
 from audiopure.attacks.noise import RandomNoise
-from audiopure.attacks.pgd import Pgd
+from audiopure.attacks.pgd import PAPER_BUDGETS, Pgd
 
-__all__ = ["Attack", "AttackResult", "Pgd", "RandomNoise", "predict", "score"]
+__all__ = ["PAPER_BUDGETS", "Attack", "AttackResult", "Pgd", "RandomNoise", "predict", "score"]

@@ -15,6 +15,7 @@ from audiopure.attacks.objective import Loss, Objective
 from audiopure.errors import InputError
 from audiopure.noise import SeededNoise
 
+PAPER_BUDGETS = {"linf": 0.002, "l2": 0.253}  # section 4.1; relative to full scale
 PAPER_STEP = {"linf": 5, "l2": 2}  # eps over this is the step of the paper's released code
 
 

@@ -31,9 +31,7 @@ def collect() -> dict[str, Any]:
     from audiopure import hub
 
     prepare("cpu")
-    devices = [
-        {"name": "cpu", "what": _processor(), "threads": torch.get_num_threads(), "bf16": _bf16("cpu")}
-    ]
+    devices = [{"name": "cpu", "what": processor(), "threads": torch.get_num_threads(), "bf16": _bf16("cpu")}]
     for index in range(torch.cuda.device_count()):
         name = f"cuda:{index}"
         devices.append({"name": name, "what": torch.cuda.get_device_name(index), "bf16": _bf16(name)})
@@ -47,7 +45,7 @@ def collect() -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

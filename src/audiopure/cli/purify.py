@@ -65,10 +65,7 @@ def _purifier(weights: str, n_star: float, sampler: str, level: str, precision: 
         raise InputError(f"there is no precision '{precision}'; there are: {', '.join(PRECISIONS)}.")
     from audiopure.api import load_purifier
 
-    try:
-        return load_purifier(weights, n_star=n_star, sampler=reverse, level=policy, precision=precision)  # type: ignore[arg-type]
-    except ValueError as error:  # a sampler that cannot do this n_star
-        raise error if isinstance(error, AudiopureError) else InputError(f"{error}.") from error
+    return load_purifier(weights, n_star=n_star, sampler=reverse, level=policy, precision=precision)  # type: ignore[arg-type]
 
 
 def _source(job: Job, stack: ExitStack) -> Path | BinaryIO:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import shlex
 import time
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 import audiopure
 from audiopure import hub, metrics
 from audiopure.api import load_purifier, load_recogniser
-from audiopure.attacks import Pgd, predict
+from audiopure.attacks import PAPER_BUDGETS, Pgd, predict
 from audiopure.attacks.objective import Objective
 from audiopure.defended import Defended, defend
 from audiopure.evaluation.demo_data import Batch, DemoClips, batches, load_clips
@@ -33,7 +32,6 @@ from audiopure.evaluation.demo_results import (
 )
 from audiopure.noise import SeededNoise
 
-BUDGETS = {"linf": 0.002, "l2": 0.253}  # the paper's
 BATCH = 16  # clips; larger batches leave the processor's caches
 Key = Literal["none", "noise", "purified"]
 
@@ -238,7 +236,7 @@ class Demo:
                 note=clips.note,
             ),
             models={"recogniser": _facts(config.recogniser), "purifier": _facts(config.purifier)},
-            budgets=BUDGETS,
+            budgets=PAPER_BUDGETS,
             rows=rows,
             clips=records,
         )
@@ -248,7 +246,7 @@ class Demo:
         snr = {
             s.key: {
                 norm: round(float(metrics.snr(self.heard[s.key, norm, index].audio, clean)), 2)
-                for norm in BUDGETS
+                for norm in PAPER_BUDGETS
             }
             for s in self.systems
         }
@@ -275,7 +273,7 @@ def _systems(config: DemoConfig, recogniser: nn.Module, purifier: audiopure.Puri
                 eot=eot,
                 max_rows=BATCH,
             )
-            for norm, eps in BUDGETS.items()
+            for norm, eps in PAPER_BUDGETS.items()
         }
 
     adaptive = attacks(config.steps, config.eot)
@@ -291,6 +289,4 @@ def _systems(config: DemoConfig, recogniser: nn.Module, purifier: audiopure.Puri
 
 
 def _facts(name: str) -> ModelFacts:
-    facts = hub.describe(name)
-    digest = hashlib.sha256(facts["path"].read_bytes()).hexdigest()[:16]
-    return ModelFacts(name=name, sha256=digest, card=facts["card"])
+    return ModelFacts(name=name, sha256=hub.digest(name), card=hub.describe(name)["card"])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from audiopure.attacks import Pgd, score
+from audiopure.attacks import PAPER_BUDGETS, Pgd, score
 from audiopure.data import collate, load_dataset
 from audiopure.defended import defend
 from audiopure.diffusion.samplers import (
@@ -51,7 +51,6 @@ LEVELS: Mapping[str, Level] = {
     "0.1, 0.25 to 2": SpeechLevel(0.1, 0.25, 2.0),
     "0.2, 0.5 to 4": SpeechLevel(0.2, 0.5, 4.0),
 }
-PAPER_BUDGETS = {"linf": 0.002, "l2": 0.253}
 
 
 @dataclass(frozen=True)
