@@ -452,3 +452,33 @@ def test_resample_differentiable() -> None:
     assert (up - audio.resample(tone, 8000, 16000))[inner].abs().max() < 1e-4
     short = noise(60).double().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: audio.resample_differentiable(x, 441, 160), short)
+
+
+ENDED = """
+import signal, sys
+from pathlib import Path
+from audiopure.audio import writing
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+place = {"made": ("open", Path), "header": ("write", writing._Sink)}[sys.argv[1]]
+name, owner = place
+plain = getattr(owner, name)
+
+def interrupted(*arguments):
+    result = plain(*arguments)
+    if owner is not Path or str(arguments[0]).endswith(".part"):
+        setattr(owner, name, plain)
+        signal.raise_signal(signal.SIGTERM)
+    return result
+
+setattr(owner, name, interrupted)
+with writing.BlockWriter("out.wav", 16000, 1):
+    pass
+"""
+
+
+@pytest.mark.parametrize("moment", ["made", "header"])
+def test_a_signal_while_a_file_is_being_made_leaves_nothing(moment: str, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", ENDED, moment], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (143, "")
+    assert list(tmp_path.iterdir()) == []

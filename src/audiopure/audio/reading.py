@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import soundfile
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from audiopure.audio.headers import EXTENSIONS, Header, read_header
+from audiopure.audio.signals import deferred
 from audiopure.errors import InputError
 
 Source = str | Path | bytes | BinaryIO
@@ -188,6 +189,10 @@ class _Forward(soundfile.SoundFile):
 
     def seekable(self) -> bool:
         return False
+
+    def read(self, *args: Any, **kwargs: Any) -> Any:
+        with deferred():
+            return super().read(*args, **kwargs)
 
 
 class _Digest:

@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from audiopure.audio.headers import EXTENSIONS
 from audiopure.audio.reading import AudioInfo
+from audiopure.audio.signals import deferred
 from audiopure.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -83,16 +85,18 @@ class BlockWriter:
         self._part = self._temporary()
         self._sink = _Sink(self._part)
         try:
-            self._file = soundfile.SoundFile(
-                self._sink,  # type: ignore[arg-type]
-                "w",
-                sample_rate,
-                channels,
-                self.subtype,
-                format=format,
-            )
+            with deferred():
+                self._file = soundfile.SoundFile(
+                    self._sink,  # type: ignore[arg-type]
+                    "w",
+                    sample_rate,
+                    channels,
+                    self.subtype,
+                    format=format,
+                )
         except (soundfile.LibsndfileError, ValueError, OverflowError) as error:
             self._discard()
+            self._check_sink()
             raise InputError(
                 f"{self.name}: cannot be written as {format} {self.subtype}, {channels} channels at "
                 f"{sample_rate} Hz."
@@ -131,23 +135,25 @@ class BlockWriter:
 
     def _append(self, samples: np.ndarray) -> None:
         try:
-            self._file.write(samples)
+            with deferred():
+                self._file.write(samples)
         except (AssertionError, soundfile.LibsndfileError):
             if self._sink.error is None:
                 raise
         self._check_sink()
 
     def _check_sink(self) -> None:
-        if self._sink.error is not None:
-            reason = self._sink.error.strerror
-            raise InputError(f"{self.name}: cannot be written ({reason}).") from self._sink.error
+        error = self._sink.error
+        if error is not None:
+            raise InputError(f"{self.name}: cannot be written ({error.strerror}).") from error
 
     def close(self) -> None:
         """Finish the file and put it in place."""
         if self._file.closed:
             return
         try:
-            self._file.close()
+            with deferred():
+                self._file.close()
             self._sink.flush()
             self._check_sink()
             if self._path is not None:
@@ -167,7 +173,8 @@ class BlockWriter:
     def abort(self) -> None:
         """Leave the destination as it was."""
         if not self._file.closed:
-            self._file.close()
+            with deferred():
+                self._file.close()
             self._discard()
 
     def _temporary(self) -> BinaryIO:
@@ -176,6 +183,8 @@ class BlockWriter:
         if self._path.is_dir():
             raise InputError(f"{self._path}: is a folder, not a file to write.")
         part = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}.part")
+        # known before the file is: a signal may end the program between its making and the `with` block
+        weakref.finalize(self, _remove, part)
         try:
             return part.open("x+b")
         except OSError as error:
@@ -185,12 +194,17 @@ class BlockWriter:
         with suppress(OSError):  # what is still buffered may not fit on the disk either
             self._part.close()
         if self._path is not None:
-            Path(self._part.name).unlink(missing_ok=True)
+            _remove(Path(self._part.name))
 
     def _check_size(self) -> None:
         size = self.frames * self.channels * SAMPLE_BYTES.get(self.subtype, 4)
         if size > MAX_WAV_BYTES:
             raise InputError(f"{self.name}: a WAV file cannot exceed 4 GiB; write FLAC.")
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
 
 
 class _Sink:
