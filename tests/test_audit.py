@@ -59,7 +59,7 @@ def speech_like() -> Tensor:
 def test_the_attacks_gradient_is_the_derivative_of_its_loss(model: str, defence: str) -> None:
     objective = Objective(system(model, defence), LABELS, "ce", False, None, 64)
     x = speech_like()
-    loss, gradient = objective.gradient(x, NOISE, 2)
+    loss, _, gradient = objective.gradient(x, NOISE, 2)
     assert gradient.isfinite().all() and bool((gradient.norm(dim=1) > 0).all())
     directions = [gradient, gradient.sign(), NOISE.normal((2, 8000), draw=8, dtype=torch.float64)]
     for direction in directions:

@@ -76,6 +76,10 @@ class SeededNoise:
         """The same noise for a batch whose rows are these items."""
         return replace(self, items=tuple(int(i) for i in items))
 
+    def rows(self, index: Sequence[int]) -> SeededNoise:
+        """The same noise for some rows of the batch."""
+        return self.for_items(index if self.items is None else [self.items[i] for i in index])
+
     def fresh(self, number: int) -> SeededNoise:
         digest = hashlib.blake2b(f"{int(self.seed)}/{number}".encode(), digest_size=8).digest()
         return replace(self, seed=int.from_bytes(digest, "little"))

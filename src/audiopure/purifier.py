@@ -27,6 +27,8 @@ class Purifier(nn.Module):
         gradient: how gradients pass; exact by default.
         level: what is done about quiet and loud clips; nothing by default, unlike in `load_purifier`.
         reverse: False stops after the forward noise ("noise only", the control of every table).
+        forward: False adds no forward noise ("reverse only", another control): the denoiser then sees less
+            noise than it expects.
 
     Shape: (..., T) -> (..., T), float32 or float64 (bfloat16 and float16 work in float32 inside).
     """
@@ -41,6 +43,7 @@ class Purifier(nn.Module):
         gradient: Gradient | None = None,
         level: Level | None = None,
         reverse: bool = True,
+        forward: bool = True,
     ):
         super().__init__()
         self.denoiser = denoiser
@@ -50,6 +53,7 @@ class Purifier(nn.Module):
         self.level = level or FixedLevel()
         self.n_star = n_star
         self.reverse = reverse
+        self.forward_noise = forward
         if not 0 <= n_star <= len(self.schedule):
             raise InputError(f"n_star must lie between 0 and {len(self.schedule)}, got {n_star:g}")
         try:
@@ -85,7 +89,7 @@ class Purifier(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"n_star={self.n_star:g}, sampler={self.sampler}, gradient={self.gradient}, level={self.level}, "
-            f"reverse={self.reverse}"
+            f"reverse={self.reverse}, forward={self.forward_noise}"
         )
 
     def replace(self, **changes: object) -> Purifier:
@@ -94,8 +98,8 @@ class Purifier(nn.Module):
         Takes the keyword arguments of the constructor.
         """
         names = ("n_star", "schedule", "sampler", "gradient", "level", "reverse")
-        settings = {name: getattr(self, name) for name in names}
-        unknown = set(changes) - set(names)
+        settings = {name: getattr(self, name) for name in names} | {"forward": self.forward_noise}
+        unknown = set(changes) - set(settings)
         if unknown:
             raise TypeError(f"a purifier has no setting {', '.join(sorted(unknown))}")
         twin = Purifier(self.denoiser, **{**settings, **changes})  # type: ignore[arg-type]
@@ -155,7 +159,9 @@ class Purifier(nn.Module):
             return noise.normal((batch, length), draw=number, start=start, device=x.device, dtype=x.dtype)
 
         alpha_bar = self.sampler.start(self.schedule, self.n_star)
-        x = math.sqrt(alpha_bar) * x + math.sqrt(1 - alpha_bar) * draw(FORWARD)
+        x = math.sqrt(alpha_bar) * x
+        if self.forward_noise:
+            x = x + math.sqrt(1 - alpha_bar) * draw(FORWARD)
         if not self.reverse:
             return x / math.sqrt(alpha_bar)
         steps = self.steps

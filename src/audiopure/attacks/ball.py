@@ -5,6 +5,7 @@ Budgets hold exactly, not up to rounding: in the precision of the waveform, and 
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -46,6 +47,14 @@ class Ball(ABC):
 
         Shape: (B, T) -> (B, T).
         """
+
+    def rows(self, index: Tensor) -> Ball:
+        """The set around some clips of the batch. Shape: index (k,)."""
+        part = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(part, name, value[index])
+        return part
 
     def _inside(self, x: Tensor) -> Tensor:
         return x if self.mask is None else torch.where(self.mask, x, self.clean)
@@ -121,12 +130,31 @@ class L2(Ball):
         return torch.where(over, self.clean, point)
 
 
+class Free(Ball):
+    """Anything within full scale, for attacks bounded by something other than a norm."""
+
+    def project(self, x: Tensor) -> Tensor:
+        return self._inside(x.clamp(-1, 1))
+
+    def ascent(self, gradient: Tensor) -> Tensor:
+        return unit(gradient if self.mask is None else gradient * self.mask)
+
+    def random(self, noise: NoiseSource) -> Tensor:
+        return self.project(self._normal(noise))
+
+    def round16(self, x: Tensor) -> Tensor:
+        return self._inside(_round16(x))
+
+
 def ball(norm: str, eps: float, clean: Tensor, lengths: Tensor | None = None) -> Ball:
-    """The ball of a norm, "linf" or "l2"; InputError for another norm or a radius that is not positive."""
-    balls = {"linf": Linf, "l2": L2}
+    """The ball of a norm, "linf", "l2" or "free" (of infinite radius).
+
+    Raises InputError for another norm or a radius that does not fit it.
+    """
+    balls = {"linf": Linf, "l2": L2, "free": Free}
     if norm not in balls:
         raise InputError(f"there is no norm '{norm}'; there are: {', '.join(balls)}")
-    if not 0 < eps < math.inf:
+    if not eps > 0 or (eps == math.inf) != (norm == "free"):
         raise InputError(f"a budget must be positive and finite, got {eps}")
     return balls[norm](eps, clean, lengths)
 

@@ -17,25 +17,32 @@ from audiopure.noise import SeededNoise
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What an attack found.
+    """What an attack found: exact in its budget in float32 and, if rounded, for 16-bit samples.
 
     Attributes:
         adversarial: (B, T), within the attack's budget and [-1, 1]; equal to the clip beyond its length.
         loss: (B,) mean attack loss of `adversarial` over fresh passes; larger is better for the attacker.
-        history: (runs, iterates, B) mean loss of each iterate of each restart, as seen while climbing.
+        history: (runs, iterates, B) mean loss of each iterate of each restart, as seen while climbing; the
+            last value stays where a clip has left.
+        survived: (runs, iterates, B) share of the draws of each iterate that withstood it. The draws are new
+            to the iterate, so this is an unbiased estimate of its accuracy, for the model that was climbed: a
+            route other than "exact" may climb another than the victim.
+        queries: (B,) forward passes that the attack spent on each clip; a gradient counts as one.
     """
 
     adversarial: Tensor
     loss: Tensor
     history: Tensor
+    survived: Tensor
+    queries: Tensor
 
 
 class Attack(ABC):
     """An attack is a frozen dataclass: it stores its settings, and its `repr` is its label in a table.
 
     Attributes:
-        norm: "linf" or "l2".
-        eps: budget in that norm, relative to full scale; L2 is over the whole clip.
+        norm: "linf", "l2", or "free" for an attack that no norm bounds.
+        eps: budget in that norm, relative to full scale; L2 is over the whole clip; infinite for "free".
     """
 
     norm: str

@@ -46,7 +46,8 @@ class RandomNoise(Attack):
         if self.bits == 16:
             x = ball.round16(x)
         objective = Objective(model, labels, lengths=lengths)
-        loss = objective.value(x, noise.fresh(1), self.passes)
+        found = objective.measure(x, noise.fresh(1), self.passes)
         if progress is not None:
             progress()
-        return AttackResult(x, loss, loss[None, None])
+        spent = labels.new_full(labels.shape, self.passes)
+        return AttackResult(x, found.loss, found.loss[None, None], found.survived[None, None], spent)

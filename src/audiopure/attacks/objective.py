@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from audiopure.attacks.criteria import Criterion, criterion
 from audiopure.defended import Defended, takes
 from audiopure.errors import InputError
 from audiopure.noise import NoiseSource
 from audiopure.purifier import Purifier
-
-Loss = Literal["ce", "margin"]
 
 
 @dataclass(frozen=True)
@@ -81,28 +81,19 @@ def _replayed(model: nn.Module, noise: NoiseSource) -> Iterator[None]:
         yield
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Shape: (B, C), (B,) -> (B,)."""
-    own, others = _apart(logits, labels)
-    # softmax rounds a confident label's probability to 1 and its gradient to 0; this form keeps it
-    return nn.functional.softplus(others.logsumexp(1) - own)
+class Value(NamedTuple):
+    """Means over draws: `loss` (B,), and `survived` (B,), the share of draws that withstand the attack."""
+
+    loss: Tensor
+    survived: Tensor
 
 
-def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """Best other logit minus that of the label: positive where the label is not heard.
+class Slope(NamedTuple):
+    """A `Value`, and the mean over draws of the loss's gradient, `gradient` (B, T)."""
 
-    Shape: (B, C), (B,) -> (B,).
-    """
-    own, others = _apart(logits, labels)
-    return others.amax(1) - own
-
-
-def _apart(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    own = logits.gather(1, labels[:, None]).squeeze(1)
-    return own, logits.scatter(1, labels[:, None], -torch.inf)
-
-
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "margin": margin}
+    loss: Tensor
+    survived: Tensor
+    gradient: Tensor
 
 
 @dataclass(frozen=True)
@@ -111,48 +102,67 @@ class Objective:
 
     Args:
         labels: (B,).
+        loss: a name in CRITERIA, or a goal of one's own.
         targeted: climb towards `labels` instead of away from them.
         max_rows: clips times draws that go through the model at once; changes memory and speed, not results.
     """
 
     model: nn.Module
     labels: Tensor
-    loss: Loss = "ce"
+    loss: str | Criterion = "ce"
     targeted: bool = False
     lengths: Tensor | None = None
     max_rows: int = 64
 
+    @cached_property
+    def criterion(self) -> Criterion:
+        return criterion(self.loss, self.targeted)
+
     def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise InputError(f"there is no loss '{self.loss}'; there are: {', '.join(LOSSES)}")
+        _ = self.criterion
+
+    def rows(self, index: Tensor) -> Objective:
+        """The objective of some clips of the batch. Shape: index (k,)."""
+        lengths = None if self.lengths is None else self.lengths[index]
+        return replace(self, labels=self.labels[index], lengths=lengths)
 
     def value(self, x: Tensor, noise: NoiseSource, draws: int) -> Tensor:
         """Mean loss over fresh draws: draw k uses `noise.fresh(k)`. Shape: (B, T) -> (B,)."""
-        with torch.no_grad():
-            parts = [self._losses(x, noise, part).sum(0) for part in self._parts(len(x), draws)]
-        return torch.stack(parts).sum(0) / draws
+        return self.measure(x, noise, draws).loss
 
-    def gradient(self, x: Tensor, noise: NoiseSource, draws: int) -> tuple[Tensor, Tensor]:
-        """Mean loss and the mean of the gradients of the draws' losses. Shape: (B, T) -> (B,), (B, T)."""
-        total, slope = x.new_zeros(len(x)), torch.zeros_like(x)
+    def measure(self, x: Tensor, noise: NoiseSource, draws: int) -> Value:
+        """Mean loss over fresh draws, as in `value`, and the share of them that withstood. Shape: (B, T)."""
+        loss, survived = x.new_zeros(len(x)), x.new_zeros(len(x))
+        with torch.no_grad():
+            for part in self._parts(len(x), draws):
+                losses, verdicts = self._losses(x, noise, part)
+                loss, survived = loss + losses.sum(0), survived + verdicts.sum(0)
+        return Value(loss / draws, survived / draws)
+
+    def gradient(self, x: Tensor, noise: NoiseSource, draws: int) -> Slope:
+        """As `measure`, with the mean of the gradients of the draws' losses. Shape: (B, T)."""
+        loss, survived, slope = x.new_zeros(len(x)), x.new_zeros(len(x)), torch.zeros_like(x)
         for part in self._parts(len(x), draws):
             with torch.enable_grad():
                 point = x.detach().requires_grad_()
-                losses = self._losses(point, noise, part).sum(0)
+                losses, verdicts = self._losses(point, noise, part)
                 (gradient,) = torch.autograd.grad(losses.sum(), point)
-            total, slope = total + losses.detach(), slope + gradient
-        return total / draws, slope / draws
+            loss, survived = loss + losses.detach().sum(0), survived + verdicts.sum(0)
+            slope = slope + gradient
+        return Slope(loss / draws, survived / draws, slope / draws)
 
     def _parts(self, batch: int, draws: int) -> list[range]:
         each = max(1, self.max_rows // max(1, batch))
         return [range(first, min(first + each, draws)) for first in range(0, draws, each)]
 
-    def _losses(self, x: Tensor, noise: NoiseSource, draws: range) -> Tensor:
-        """Loss of each clip in each draw. Shape: (B, T) -> (draws, B)."""
+    def _losses(self, x: Tensor, noise: NoiseSource, draws: range) -> tuple[Tensor, Tensor]:
+        """Loss of each clip in each draw, and whether it withstood. Shape: (B, T) -> (draws, B) twice."""
         count = len(draws)
         lengths = None if self.lengths is None else self.lengths.repeat(count)
-        logits = call(self.model, x.repeat(count, 1), Stacked(tuple(noise.fresh(k) for k in draws)), lengths)
-        if int(self.labels.min()) < 0 or int(self.labels.max()) >= logits.shape[1]:
-            raise InputError(f"labels must lie between 0 and {logits.shape[1] - 1}, the model's classes")
-        losses = LOSSES[self.loss](logits, self.labels.repeat(count))
-        return (-losses if self.targeted else losses).unflatten(0, (count, len(x)))
+        scores = call(self.model, x.repeat(count, 1), Stacked(tuple(noise.fresh(k) for k in draws)), lengths)
+        labels, classes = self.labels.repeat(count), self.criterion.classes(scores)
+        if int(labels.min()) < 0 or int(labels.max()) >= classes:
+            raise InputError(f"labels must lie between 0 and {classes - 1}, the model's classes")
+        shape = (count, len(x))
+        losses = self.criterion.loss(scores, labels).unflatten(0, shape)
+        return losses, self.criterion.survived(scores.detach(), labels).unflatten(0, shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -11,12 +11,15 @@ from torch import Tensor, nn
 
 from audiopure.attacks.ball import Ball, unit
 from audiopure.attacks.base import Attack, AttackResult
-from audiopure.attacks.objective import Loss, Objective
+from audiopure.attacks.criteria import Criterion
+from audiopure.attacks.objective import Objective, Value
+from audiopure.attacks.routes import reroute
 from audiopure.errors import InputError
 from audiopure.noise import SeededNoise
 
 PAPER_BUDGETS = {"linf": 0.002, "l2": 0.253}  # section 4.1; relative to full scale
 PAPER_STEP = {"linf": 5, "l2": 2}  # eps over this is the step of the paper's released code
+CHECK_EVERY = 5  # steps between looks at which clips may leave
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +38,15 @@ class Pgd(Attack):
             gradients of length 1). It averages over steps what EOT averages over draws: with .75 and steps
             of eps / 2, 20 steps reach what takes a hundred without.
         eot: draws of the defence's randomness whose loss gradients are averaged at each step.
+        eot_start: draws at the first step, if they shall grow geometrically to `eot` at the last: early steps
+            need the direction only roughly.
         restarts: runs; with `random_start` each starts elsewhere.
         random_start: start at a random point of the ball, else at the clip.
-        loss: "ce" (cross-entropy) or "margin" (best other logit minus the label's).
+        loss: a name in `criteria.CRITERIA`, such as "ce" or "margin", or a `Criterion`.
+        route: how gradients pass through purifiers, a name in `routes.ROUTES`; "exact" is the honest one.
         targeted: the labels are those the attacker wants to be heard.
         selection: fresh draws that judge the candidates; by default as many as `eot`.
+        leave: a clip leaves a run once all of so many fresh passes fail; None keeps it to the end.
         bits: 16 rounds the result to 16-bit samples within the budget, None keeps floating point.
         max_rows: clips times draws that go through the model at once.
     """
@@ -50,11 +57,14 @@ class Pgd(Attack):
     step_size: float | Literal["paper"] | None = None
     momentum: float = 0.0
     eot: int = 1
+    eot_start: int | None = None
     restarts: int = 1
     random_start: bool = True
-    loss: Loss = "ce"
+    loss: str | Criterion = "ce"
+    route: str = "exact"
     targeted: bool = False
     selection: int | None = None
+    leave: int | None = None
     bits: Literal[16] | None = 16
     max_rows: int = field(default=64, repr=False)
 
@@ -62,6 +72,8 @@ class Pgd(Attack):
         counts = {
             "steps": self.steps,
             "eot": self.eot,
+            "eot_start": self.eot_start,
+            "leave": self.leave,
             "restarts": self.restarts,
             "selection": self.selection,
             "max_rows": self.max_rows,
@@ -95,40 +107,101 @@ class Pgd(Attack):
     ) -> AttackResult:
         ball = self._ball(waveform, labels, lengths)
         objective = Objective(model, labels, self.loss, self.targeted, lengths, self.max_rows)
-        candidates: list[Tensor] = []
-        histories: list[Tensor] = []
+        runs: list[_Run] = []
         for restart in range(self.restarts):
-            found, history = self._climb(objective, ball, noise.fresh(restart), progress)
-            candidates += found
-            histories.append(history)
+            run = _Run(self, objective, ball, noise.fresh(restart))
+            run.climb(progress)
+            runs.append(run)
+        candidates = [x for run in runs for x in (run.best, run.x)]
         if self.bits == 16:
             candidates = [ball.round16(x) for x in candidates]
-        judge = noise.fresh(self.restarts)
-        losses = torch.stack([objective.value(x, judge, self.selection or self.eot) for x in candidates])
+        judge, passes = noise.fresh(self.restarts), self.selection or self.eot
+        losses = torch.stack([objective.value(x, judge, passes) for x in candidates])
         best, choice = losses.max(0)
-        adversarial = torch.stack(candidates)[choice, torch.arange(len(waveform), device=waveform.device)]
-        return AttackResult(adversarial, best, torch.stack(histories))
+        rows = torch.arange(len(waveform), device=waveform.device)
+        return AttackResult(
+            torch.stack(candidates)[choice, rows],
+            best,
+            torch.stack([torch.stack(run.losses) for run in runs]),
+            torch.stack([torch.stack(run.survived) for run in runs]),
+            torch.stack([run.queries for run in runs]).sum(0) + len(candidates) * passes,
+        )
 
-    def _climb(
-        self, objective: Objective, ball: Ball, noise: SeededNoise, progress: Callable[[], None] | None
-    ) -> tuple[list[Tensor], Tensor]:
-        """One run: (best iterate by EOT mean loss, last iterate), and the losses (steps + 1, B)."""
-        x = ball.random(noise.fresh(0)) if self.random_start else ball.clean
-        best, best_loss, history = x, x.new_full((len(x),), -torch.inf), []
-        velocity = torch.zeros_like(x)
-        for number in range(1, self.steps + 2):
-            draws = noise.fresh(number)
-            last = number == self.steps + 1
-            if last:
-                loss = objective.value(x, draws, self.eot)
-            else:
-                loss, gradient = objective.gradient(x, draws, self.eot)
-            better = loss > best_loss
-            best, best_loss = torch.where(better[:, None], x, best), torch.where(better, loss, best_loss)
-            history.append(loss)
-            if not last:
-                velocity = self.momentum * velocity + unit(gradient)
-                x = ball.project(x + self.step * ball.ascent(velocity))
-                if progress is not None:
-                    progress()
-        return [best, x], torch.stack(history)
+    def draws(self, step: int) -> int:
+        """EOT draws at a step, counted from 0."""
+        if self.eot_start is None or self.steps == 1:
+            return self.eot
+        return round(self.eot_start * (self.eot / self.eot_start) ** min(1.0, step / (self.steps - 1)))
+
+
+class _Run:
+    """One restart: the last iterate `x`, the `best` by mean loss, and what was seen on the way."""
+
+    def __init__(self, attack: Pgd, objective: Objective, ball: Ball, noise: SeededNoise):
+        self.attack, self.objective, self.ball, self.noise = attack, objective, ball, noise
+        self.route = replace(objective, model=reroute(objective.model, attack.route))
+        self.x = ball.random(noise.fresh(0)) if attack.random_start else ball.clean
+        count = len(self.x)
+        self.best, self.best_loss = self.x.clone(), self.x.new_full((count,), -torch.inf)
+        self.velocity = torch.zeros_like(self.x)
+        self.active = torch.arange(count, device=self.x.device)
+        self.queries = torch.zeros(count, dtype=torch.long, device=self.x.device)
+        self.losses: list[Tensor] = []
+        self.survived: list[Tensor] = []
+
+    def climb(self, progress: Callable[[], None] | None) -> None:
+        for step in range(self.attack.steps):
+            self._step(step)
+            if progress is not None:
+                progress()
+        if len(self.active):
+            rows = self.active
+            source = self._source(self.attack.steps + 1)
+            self._see(self.objective.rows(rows).measure(self.x[rows], source, self.attack.eot))
+        else:
+            self._see(None)
+
+    def _step(self, step: int) -> None:
+        if not len(self.active):
+            return self._see(None)
+        rows, draws = self.active, self.attack.draws(step)
+        slope = self.route.rows(rows).gradient(self.x[rows], self._source(step + 1), draws)
+        self.queries[rows] += draws
+        self._see(Value(slope.loss, slope.survived))
+        velocity = self.attack.momentum * self.velocity[rows] + unit(slope.gradient)
+        self.velocity = self.velocity.index_copy(0, rows, velocity)
+        ball = self.ball.rows(rows)
+        moved = ball.project(self.x[rows] + self.attack.step * ball.ascent(velocity))
+        stays = self._stays(slope.survived, step)
+        self.x = self.x.index_copy(0, rows[stays], moved[stays])
+        self.active = rows[stays]
+
+    def _stays(self, survived: Tensor, step: int) -> Tensor:
+        """Which of the active clips go on: those that any fresh pass withstands. Shape: (active,) bool."""
+        passes, suspect = self.attack.leave, survived == 0
+        if passes is None or step % CHECK_EVERY or not bool(suspect.any()):
+            return torch.ones_like(suspect)
+        rows = self.active[suspect]
+        source = self._source(self.attack.steps + 2 + step, rows)
+        found = self.objective.rows(rows).measure(self.x[rows], source, passes)
+        self.queries[rows] += passes
+        gone = rows[found.survived == 0]
+        # what all passes fail is kept, whatever its loss
+        self.best[gone], self.best_loss[gone] = self.x[gone], torch.inf
+        return ~torch.isin(self.active, gone)
+
+    def _source(self, number: int, rows: Tensor | None = None) -> SeededNoise:
+        index = self.active if rows is None else rows
+        return self.noise.fresh(number).rows(index.tolist())
+
+    def _see(self, value: Value | None) -> None:
+        """Note the loss of the active clips' iterates, None if there are no such clips."""
+        loss = self.losses[-1].clone() if self.losses else torch.zeros_like(self.best_loss)
+        survived = self.survived[-1].clone() if self.survived else torch.zeros_like(self.best_loss)
+        if value is not None:
+            rows = self.active
+            loss[rows], survived[rows] = value.loss, value.survived
+            better = rows[value.loss > self.best_loss[rows]]
+            self.best[better], self.best_loss[better] = self.x[better], loss[better]
+        self.losses.append(loss)
+        self.survived.append(survived)
