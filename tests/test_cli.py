@@ -20,7 +20,7 @@ import torch
 from diffwave_reference import TINY, authors_state, tiny_net, write_authors_checkpoint
 
 from audiopure import __version__, audio, hub
-from audiopure.cli.choices import LEVELS, SAMPLERS
+from audiopure.choices import LEVELS, SAMPLERS
 from audiopure.cli.console import duration
 from audiopure.cli.files import plan
 from audiopure.cli.main import COMMANDS, main

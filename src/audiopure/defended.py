@@ -17,6 +17,8 @@ from audiopure.errors import InputError
 from audiopure.noise import NoiseSource
 from audiopure.purifier import Purifier
 
+INNER = 2**32  # number of the noise of a defence behind another, none that an attack's draws use
+
 
 class Defended(nn.Module):
     """A model behind a purifier; called as the model is called, it returns what the model returns.
@@ -67,6 +69,9 @@ class Defended(nn.Module):
         clean = self.purify(waveform, lengths=lengths, noise=noise)
         if lengths is not None and self.frontend is None and takes(self.model, "lengths"):
             kwargs["lengths"] = lengths
+        noise = noise or self._noise
+        if noise is not None and isinstance(self.model, Defended):
+            kwargs["noise"] = noise.fresh(INNER)
         return self.model(clean if self.frontend is None else self.frontend(clean), *args, **kwargs)
 
     def purify(

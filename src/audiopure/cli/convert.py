@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from audiopure import __version__
-from audiopure.cli.choices import prepare
+from audiopure.cli.device import prepare
 from audiopure.errors import InputError
 
 

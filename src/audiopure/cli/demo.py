@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import ValidationError
 
-from audiopure.cli.choices import prepare
 from audiopure.cli.console import duration, progress, say
+from audiopure.cli.device import prepare
 from audiopure.errors import InputError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from audiopure import __version__
-from audiopure.cli.choices import prepare
+from audiopure.cli.device import prepare
 
 
 def info(

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from audiopure.cli.choices import LEVELS, PRECISIONS, SAMPLERS, choose, prepare
+from audiopure.choices import LEVELS, PRECISIONS, SAMPLERS, choose
 from audiopure.cli.console import duration, progress, say
+from audiopure.cli.device import prepare
 from audiopure.cli.files import Job, plan
 from audiopure.errors import AudiopureError, InputError
 

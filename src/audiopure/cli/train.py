@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import TextColumn
 
-from audiopure.cli.choices import prepare
 from audiopure.cli.console import duration, progress, say
+from audiopure.cli.device import prepare
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar

@@ -1,15 +1,12 @@
-"""What a user may name on the command line, each in one table from name to constructor."""
+"""What a user may name, each in one table from name to constructor."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from audiopure.errors import InputError
-
-if TYPE_CHECKING:
-    import torch
 
 
 class Choice(NamedTuple):
@@ -40,6 +37,14 @@ LEVELS: Mapping[str, Choice] = {
     "speech": Choice("audiopure.level", "SpeechLevel"),
     "fixed": Choice("audiopure.level", "FixedLevel"),
 }
+_GRADIENTS = "audiopure.diffusion.gradient"
+GRADIENTS: Mapping[str, Choice] = {
+    "full": Choice(_GRADIENTS, "Full"),
+    "recompute": Choice(_GRADIENTS, "Recompute"),
+    "network-constant": Choice(_GRADIENTS, "NetworkConstant"),
+    "identity": Choice(_GRADIENTS, "Identity"),
+    "adjoint": Choice("audiopure.diffusion.adjoint", "Adjoint"),
+}
 PRECISIONS = ("fp32", "bf16")
 
 
@@ -48,20 +53,3 @@ def choose(what: str, table: Mapping[str, Choice], name: str) -> Any:
     if name not in table:
         raise InputError(f"there is no {what} '{name}'; there are: {', '.join(table)}.")
     return table[name].build()
-
-
-def prepare(device: str, threads: int | None = None) -> torch.device:
-    """The device by name, with PyTorch set up for a command's run; InputError if it cannot be used."""
-    import torch
-
-    # numbers below 1e-38 slow CPUs down a hundredfold and carry nothing
-    torch.set_flush_denormal(True)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise InputError(f"the device '{device}' cannot be used ({reason}).") from error
-    return chosen

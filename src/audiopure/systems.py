@@ -1,0 +1,176 @@
+"""Systems by name: defences in front of a recogniser, as one model to attack, certify or serve.
+
+A system is written as the sound passes through it, parts joined by "+", options after commas:
+
+    digits                                  a recogniser alone
+    small+digits                            a purifier before it
+    small,n_star=5,sampler=one-shot+digits  with settings
+    small+my_package.models:build           a model of your own: an `nn.Module`, or a function that makes one
+    small+ai8x,path=model.state_dict.pt     a format of others
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from audiopure import hub
+from audiopure.api import load_purifier, load_recogniser
+from audiopure.choices import GRADIENTS, LEVELS, PRECISIONS, SAMPLERS, choose
+from audiopure.defended import Defended, defend
+from audiopure.errors import InputError
+from audiopure.purifier import Purifier
+
+Options = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class System:
+    """A model with what tables need to know about it.
+
+    Attributes:
+        spec: as written.
+        model: waveforms (B, T) to logits (B, labels), in eval mode.
+        undefended: the same model without its defences.
+        labels: of the logits' columns.
+        sample_rate: Hz.
+        weights: first digits of the SHA-256 of every weights file, by name.
+    """
+
+    spec: str
+    model: nn.Module
+    undefended: nn.Module
+    labels: tuple[str, ...]
+    sample_rate: int
+    weights: Mapping[str, str]
+
+    @property
+    def defended(self) -> bool:
+        return self.model is not self.undefended
+
+
+def load_system(spec: str) -> System:
+    """The system that `spec` names, on the CPU.
+
+    Raises InputError for what cannot be understood or does not fit, WeightsError for weights that cannot be
+    used.
+    """
+    parts = [_part(text) for text in spec.split("+")]
+    (name, options), front = parts[-1], parts[:-1]
+    recogniser = _recogniser(name, options)
+    model: nn.Module = recogniser
+    for defence, settings in reversed(front):
+        model = defend(model, _purifier(defence, settings))
+    named = [name for name, options in parts for name in (name, options.get("path", ""))]
+    weights = {name: hub.digest(name) for name in named if name in hub.SHIPPED or Path(name).is_file()}
+    return as_system(model.eval(), spec=spec, weights=weights)
+
+
+def as_system(
+    model: nn.Module, *, spec: str | None = None, weights: Mapping[str, str] | None = None
+) -> System:
+    """A model of one's own as a system: it, or the model that it defends, has `labels` and `sample_rate`.
+
+    Raises InputError if it has not.
+    """
+    bare = model
+    while isinstance(bare, Defended):
+        bare = bare.model
+    labels, rate = getattr(bare, "labels", None), getattr(bare, "sample_rate", None)
+    name = spec or type(model).__name__
+    if labels is None or rate is None:
+        raise InputError(
+            f"{name}: the model needs the attributes `labels` (of its logits, in order) and `sample_rate`"
+        )
+    return System(name, model, bare, tuple(labels), int(rate), dict(weights or {}))
+
+
+def _part(text: str) -> tuple[str, dict[str, str]]:
+    name, *settings = (word.strip() for word in text.split(","))
+    if not name:
+        raise InputError("a system is written as DEFENCE+RECOGNISER, for example small+digits")
+    options = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not value:
+            raise InputError(f"{text}: write settings as key=value")
+        options[key] = value
+    return name, options
+
+
+def _recogniser(name: str, options: Options) -> nn.Module:
+    if name in FORMATS:
+        return FORMATS[name](options)
+    if options:
+        raise InputError(f"the recogniser '{name}' takes no settings, got {', '.join(options)}")
+    if ":" in name and name not in hub.SHIPPED and not Path(name).exists():
+        return _imported(name).eval()
+    return load_recogniser(name)
+
+
+def _imported(name: str) -> nn.Module:
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{name}: cannot be imported ({error})") from error
+    model = found() if callable(found) and not isinstance(found, nn.Module) else found
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{name} is neither a torch.nn.Module nor makes one")
+    return model
+
+
+def _ai8x(options: Options) -> nn.Module:
+    from audiopure.nets.ai8x import load_ai8x
+
+    if set(options) != {"path"}:
+        raise InputError("ai8x takes one setting: path=FILE.state_dict.pt")
+    return load_ai8x(options["path"]).eval().requires_grad_(False)
+
+
+# formats of others by name; a new one is one function and one line here
+FORMATS: Mapping[str, Callable[[Options], nn.Module]] = {"ai8x": _ai8x}
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError(f"'{text}' is not a number") from error
+
+
+def _one_of(text: str, choices: Sequence[str]) -> str:
+    if text not in choices:
+        raise InputError(f"'{text}' must be {' or '.join(choices)}")
+    return text
+
+
+def _truth(text: str) -> bool:
+    return _one_of(text, ("yes", "no")) == "yes"
+
+
+_LOADING: Mapping[str, Callable[[str], Any]] = {
+    "n_star": _number,
+    "sampler": lambda name: choose("sampler", SAMPLERS, name),
+    "level": lambda name: choose("level policy", LEVELS, name),
+    "gradient": lambda name: choose("gradient", GRADIENTS, name),
+    "precision": lambda name: _one_of(name, PRECISIONS),
+}
+_CHANGING: Mapping[str, Callable[[str], Any]] = {"reverse": _truth, "forward": _truth}
+
+
+def _purifier(name: str, options: Options) -> Purifier:
+    unknown = set(options) - set(_LOADING) - set(_CHANGING)
+    if unknown:
+        raise InputError(
+            f"the purifier '{name}' has no setting {', '.join(sorted(unknown))}; "
+            f"there are: {', '.join((*_LOADING, *_CHANGING))}"
+        )
+    purifier = load_purifier(name, **{key: _LOADING[key](options[key]) for key in options if key in _LOADING})
+    changes = {key: _CHANGING[key](options[key]) for key in options if key in _CHANGING}
+    return purifier.replace(**changes) if changes else purifier
