@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -155,14 +155,22 @@ class Objective:
         each = max(1, self.max_rows // max(1, batch))
         return [range(first, min(first + each, draws)) for first in range(0, draws, each)]
 
-    def _losses(self, x: Tensor, noise: NoiseSource, draws: range) -> tuple[Tensor, Tensor]:
-        """Loss of each clip in each draw, and whether it withstood. Shape: (B, T) -> (draws, B) twice."""
-        count = len(draws)
-        lengths = None if self.lengths is None else self.lengths.repeat(count)
-        scores = call(self.model, x.repeat(count, 1), Stacked(tuple(noise.fresh(k) for k in draws)), lengths)
-        labels, classes = self.labels.repeat(count), self.criterion.classes(scores)
+    def each(self, points: Tensor, sources: Sequence[NoiseSource]) -> tuple[Tensor, Tensor]:
+        """Loss at several points of each clip, and whether it withstood; point k is heard with `sources[k]`.
+
+        All points go through the model at once.
+
+        Shape: (k, B, T) -> (k, B) twice. Raises InputError for labels that the model does not have.
+        """
+        shape = points.shape[:2]
+        lengths = None if self.lengths is None else self.lengths.repeat(shape[0])
+        scores = call(self.model, points.flatten(0, 1), Stacked(tuple(sources)), lengths)
+        labels, classes = self.labels.repeat(shape[0]), self.criterion.classes(scores)
         if int(labels.min()) < 0 or int(labels.max()) >= classes:
             raise InputError(f"labels must lie between 0 and {classes - 1}, the model's classes")
-        shape = (count, len(x))
         losses = self.criterion.loss(scores, labels).unflatten(0, shape)
         return losses, self.criterion.survived(scores.detach(), labels).unflatten(0, shape)
+
+    def _losses(self, x: Tensor, noise: NoiseSource, draws: range) -> tuple[Tensor, Tensor]:
+        """Loss of each clip in each draw, and whether it withstood. Shape: (B, T) -> (draws, B) twice."""
+        return self.each(x.expand(len(draws), *x.shape), [noise.fresh(k) for k in draws])
