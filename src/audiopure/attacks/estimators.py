@@ -29,8 +29,9 @@ def estimate(
     The mean of u (f(x + sigma u) - f(x - sigma u)) / (2 sigma) over random directions u: with normal u the
     estimate of NES (Ilyas et al. 2018, section 2.1.1; the loss smoothed by sigma, without bias), with signs
     the one of SPSA (Spall 1992; Uesato et al. 2018, algorithm 1). With K = samples / 2 directions its cosine
-    with the true gradient is about sqrt(K / (K + T)). Every pass draws the model's own randomness anew, as a stranger who asks a deployed
-    system cannot replay it. The points are not cut to [-1, 1], which would bias the estimate for loud clips.
+    with the true gradient is about sqrt(K / (K + T)). Every pass draws the model's own randomness anew, as a
+    stranger who asks a deployed system cannot replay it. The points are not cut to [-1, 1], which would bias
+    the estimate for loud clips.
 
     Args:
         noise: directions come from `noise.fresh(0)`, the model's randomness of pass k from
