@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import audiopure
-from audiopure.cli.info import processor
+from audiopure.machine import processor
 
 
 def write_json(path: Path, results: dict[str, Any]) -> None:

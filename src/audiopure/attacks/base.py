@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,16 @@ class AttackResult:
     queries: Tensor
 
 
+NORMS = {"linf": "L∞", "l2": "L2"}
+
+
+class Cost(NamedTuple):
+    """What an attack spends on one clip: backward with forward passes, and forward passes alone."""
+
+    gradients: float
+    forwards: float
+
+
 class Attack(ABC):
     """An attack is a frozen dataclass: it stores its settings, and its `repr` is its label in a table.
 
@@ -47,6 +58,18 @@ class Attack(ABC):
 
     norm: str
     eps: float
+
+    @property
+    def budget(self) -> str:
+        """The bound in words."""
+        if self.norm == "free":
+            return "no bound"
+        return f"{NORMS[self.norm]} ≤ {self.eps:g}"
+
+    @property
+    def cost(self) -> Cost:
+        """What the attack spends at most on one clip: an estimate before it starts."""
+        raise NotImplementedError
 
     @abstractmethod
     def __call__(

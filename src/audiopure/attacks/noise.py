@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from audiopure.attacks.base import Attack, AttackResult
+from audiopure.attacks.base import Attack, AttackResult, Cost
 from audiopure.attacks.objective import Objective
 from audiopure.noise import SeededNoise
 
@@ -28,6 +28,10 @@ class RandomNoise(Attack):
     eps: float = 0.002
     passes: int = 1
     bits: Literal[16] | None = 16
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(0, self.passes)
 
     def __call__(
         self,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from audiopure.attacks.ball import Ball, unit
-from audiopure.attacks.base import Attack, AttackResult
+from audiopure.attacks.base import Attack, AttackResult, Cost
 from audiopure.attacks.criteria import Criterion
 from audiopure.attacks.objective import Objective, Value
 from audiopure.attacks.routes import reroute
@@ -34,7 +34,7 @@ class Pgd(Attack):
         steps: gradient steps of each restart.
         step_size: in the norm of the budget; by default 2.5 eps / steps; "paper" is eps / 5 for "linf" and
             eps / 2 for "l2".
-        momentum: share of the former direction that each step keeps (MI-FGSM, Dong et al. 2018, here with
+        momentum: share of the former direction that each step keeps (as in MI-FGSM, Dong et al. 2018, with
             gradients of length 1). It averages over steps what EOT averages over draws: with .75 and steps
             of eps / 2, 20 steps reach what takes a hundred without.
         eot: draws of the defence's randomness whose loss gradients are averaged at each step.
@@ -81,8 +81,8 @@ class Pgd(Attack):
         for name, count in counts.items():
             if count is not None and count < 1:
                 raise InputError(f"{name} must be at least 1, got {count}")
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"momentum must lie in [0, 1), got {self.momentum}")
+        if not 0 <= self.momentum <= 1:
+            raise InputError(f"momentum must lie in [0, 1], got {self.momentum}")
         if self.bits not in (16, None):
             raise InputError(f"bits must be 16 or None, got {self.bits}")
         if isinstance(self.step_size, str) and self.step_size != "paper":
@@ -94,6 +94,12 @@ class Pgd(Attack):
         if self.step_size == "paper":
             return self.eps / PAPER_STEP[self.norm]
         return 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
+
+    @property
+    def cost(self) -> Cost:
+        climbing = sum(self.draws(step) for step in range(self.steps))
+        judging = 2 * (self.selection or self.eot) + self.eot
+        return Cost(self.restarts * climbing, self.restarts * judging)
 
     def __call__(
         self,
@@ -127,6 +133,14 @@ class Pgd(Attack):
             torch.stack([run.queries for run in runs]).sum(0) + len(candidates) * passes,
         )
 
+    def climbed(self, objective: Objective) -> Objective:
+        """The objective whose gradients are followed: that of the victim, through purifiers by `route`."""
+        return replace(objective, model=reroute(objective.model, self.route))
+
+    def scaled(self, gradient: Tensor) -> Tensor:
+        """Gradients as momentum adds them up. Shape: (B, T) -> (B, T)."""
+        return unit(gradient)
+
     def draws(self, step: int) -> int:
         """EOT draws at a step, counted from 0."""
         if self.eot_start is None or self.steps == 1:
@@ -139,7 +153,7 @@ class _Run:
 
     def __init__(self, attack: Pgd, objective: Objective, ball: Ball, noise: SeededNoise):
         self.attack, self.objective, self.ball, self.noise = attack, objective, ball, noise
-        self.route = replace(objective, model=reroute(objective.model, attack.route))
+        self.route = attack.climbed(objective)
         self.x = ball.random(noise.fresh(0)) if attack.random_start else ball.clean
         count = len(self.x)
         self.best, self.best_loss = self.x.clone(), self.x.new_full((count,), -torch.inf)
@@ -168,7 +182,7 @@ class _Run:
         slope = self.route.rows(rows).gradient(self.x[rows], self._source(step + 1), draws)
         self.queries[rows] += draws
         self._see(Value(slope.loss, slope.survived))
-        velocity = self.attack.momentum * self.velocity[rows] + unit(slope.gradient)
+        velocity = self.attack.momentum * self.velocity[rows] + self.attack.scaled(slope.gradient)
         self.velocity = self.velocity.index_copy(0, rows, velocity)
         ball = self.ball.rows(rows)
         moved = ball.project(self.x[rows] + self.attack.step * ball.ascent(velocity))

@@ -11,6 +11,7 @@ import typer
 
 from audiopure import __version__
 from audiopure.cli.device import prepare
+from audiopure.machine import processor
 
 
 def info(
@@ -43,15 +44,6 @@ def collect() -> dict[str, Any]:
         "devices": devices,
         "weights": [_weights(name) for name in hub.SHIPPED],
     }
-
-
-def processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        return names[0]
-    except (OSError, IndexError):
-        return platform.processor() or platform.machine()
 
 
 def _bf16(device: str) -> dict[str, Any]:

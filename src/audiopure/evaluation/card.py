@@ -8,7 +8,8 @@
                 every number of it)
     data        name, split, clips (evaluated), of (how many there were), note, shard (null, or "i/n")
     weights     name of a weights file -> first 16 hex digits of its SHA-256
-    cost        seconds of wall clock, passes: forward passes that all attacks spent (a gradient is one)
+    cost        seconds of work, summed over processes; passes: forward passes that all attacks spent (a
+                gradient is one)
     rows        one for each system: the one evaluated, its controls, its variants (see `Row`)
     curves      accuracy against steps, EOT draws, budget, n_star (see `Curve`)
     flags       what a reader must know: violated sanity checks, broken gradients, missing parts (see `Flag`)
@@ -30,7 +31,11 @@ SCHEMA = "audiopure-card-1"
 
 class Record(BaseModel):
     model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=lambda name: name.rstrip("_"), populate_by_name=True
+        frozen=True,
+        extra="forbid",
+        alias_generator=lambda name: name.rstrip("_"),
+        populate_by_name=True,
+        ser_json_inf_nan="strings",  # a curve may end at an unbounded budget; null could not be read back
     )
 
 
@@ -189,7 +194,7 @@ class Example(Record):
     right: int
     passes: int
     heard: str
-    snr: float
+    snr: float | None
     audio: str
 
 

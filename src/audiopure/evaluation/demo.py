@@ -20,7 +20,7 @@ from audiopure.api import load_purifier, load_recogniser
 from audiopure.attacks import PAPER_BUDGETS, Pgd, predict
 from audiopure.attacks.objective import Objective
 from audiopure.defended import Defended, defend
-from audiopure.evaluation.demo_data import Batch, DemoClips, batches, load_clips
+from audiopure.evaluation.clips import Batch, Clips, batches, load_clips
 from audiopure.evaluation.demo_results import (
     COLUMNS,
     ClipRecord,
@@ -102,7 +102,7 @@ class Demo:
     """
 
     config: DemoConfig
-    clips: DemoClips
+    clips: Clips
     recogniser: nn.Module
     purifier: audiopure.Purifier
     systems: list[System]

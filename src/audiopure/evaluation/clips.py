@@ -1,10 +1,10 @@
-"""Clips for the demo: the shipped ones, or labelled audio of the user's."""
+"""Clips to evaluate on: the shipped ones, or labelled audio of the user's."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -21,7 +21,7 @@ SHIPPED_NOTE = (
 
 
 @dataclass(frozen=True)
-class DemoClips:
+class Clips:
     """Clips with 16-bit samples in [-1, 1], their labels as indices of the recogniser's, and their source."""
 
     dataset: Dataset
@@ -32,9 +32,13 @@ class DemoClips:
     note: str | None
 
     @property
+    def ids(self) -> list[str]:
+        return [clip.id for clip in self.dataset]
+
+    @property
     def items(self) -> list[int]:
         """What names each clip to the noise source: the same in any selection."""
-        return [item_of(clip.id) for clip in self.dataset]
+        return [item_of(name) for name in self.ids]
 
 
 @dataclass(frozen=True)
@@ -47,14 +51,41 @@ class Batch:
     lengths: Tensor
     items: list[int]
 
+    def rows(self, chosen: Sequence[int]) -> Batch:
+        """The part of the batch with these clips; the padding stays."""
+        rows = [self.index.index(i) for i in chosen]
+        return Batch(
+            list(chosen),
+            self.waveform[rows],
+            self.labels[rows],
+            self.lengths[rows],
+            [self.items[row] for row in rows],
+        )
+
+    def to(self, device: torch.device) -> Batch:
+        return replace(
+            self,
+            waveform=self.waveform.to(device),
+            labels=self.labels.to(device),
+            lengths=self.lengths.to(device),
+        )
+
 
 def item_of(name: str) -> int:
     """A number below 2**63 that stands for a clip's name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
 
 
-def load_clips(folder: Path | None, recogniser: nn.Module, count: int, seed: int) -> DemoClips:
-    """Up to `count` clips, equal over labels, of the shipped set or a folder (its test split if it has one).
+def load_clips(
+    folder: Path | str | None,
+    recogniser: nn.Module,
+    count: int | None,
+    seed: int,
+    splits: Sequence[str] = ("test",),
+) -> Clips:
+    """Up to `count` clips (None: all), equal over labels, of the shipped set or a folder.
+
+    Of data that have one of `splits`, the first of those.
 
     Raises InputError if the folder holds no clip with a label that the recogniser knows.
     """
@@ -64,7 +95,7 @@ def load_clips(folder: Path | None, recogniser: nn.Module, count: int, seed: int
         note = SHIPPED_NOTE
     else:
         dataset, note = load_dataset(folder), None
-    split = "test" if folder is not None and "test" in dataset.splits else None
+    split = None if folder is None else next((name for name in splits if name in dataset.splits), None)
     if split is not None:
         dataset = dataset.split(split)
     known = dataset.with_clips(clip for clip in dataset if clip.label in labels)
@@ -77,14 +108,14 @@ def load_clips(folder: Path | None, recogniser: nn.Module, count: int, seed: int
     if unknown:
         left = len(dataset) - len(known)
         note = f"{left} clips with labels that the recogniser does not know were left out."
-    chosen = known.stratified(min(count, len(known)), seed)
+    chosen = known.stratified(min(count or len(known), len(known)), seed)
     rate: int = recogniser.sample_rate  # type: ignore[assignment]
     waveforms = [samples.float() / 32768 for samples in chosen.load_all(rate, dtype=torch.int16)]
     targets = [labels.index(clip.label) for clip in chosen]
-    return DemoClips(chosen, waveforms, targets, split, len(known), note)
+    return Clips(chosen, waveforms, targets, split, len(known), note)
 
 
-def batches(clips: DemoClips, size: int, at_least: int) -> Iterator[Batch]:
+def batches(clips: Clips, size: int, at_least: int) -> Iterator[Batch]:
     """Clips in batches that no clip's result depends on.
 
     A recogniser that averages over time hears the padding, so only clips of equal length share a batch;

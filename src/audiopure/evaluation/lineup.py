@@ -1,0 +1,188 @@
+"""The rows of an evaluation: the system asked about, its controls, and its variants for curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from audiopure.attacks import PAPER_BUDGETS, Attack, Pgd
+from audiopure.attacks.base import NORMS
+from audiopure.attacks.routes import with_purifiers
+from audiopure.defended import takes
+from audiopure.evaluation.plan import PlannedCondition, PlannedCurve, PlannedPoint, PlannedRow
+from audiopure.evaluation.protocols import Build, Protocol, Stage, for_fixed
+from audiopure.purifier import Purifier
+from audiopure.systems import System
+
+CLEAN = "clean"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One row: a model and what attacks it, by the key of the condition."""
+
+    planned: PlannedRow
+    model: nn.Module
+    attacks: Mapping[str, Build]
+
+
+def randomised(model: nn.Module) -> bool:
+    """Whether two passes may differ: a purifier draws noise, or the model takes some."""
+    purifiers = [module for module in model.modules() if isinstance(module, Purifier)]
+    return any(p.n_star > 0 for p in purifiers) or (not purifiers and takes(model, "noise"))
+
+
+def line_up(system: System, protocol: Protocol, clips: int) -> tuple[list[Contender], list[PlannedCurve]]:
+    """Rows in the order of the table, and the curves that their conditions draw."""
+    rows = [_contender("system", system.spec, system, system.model, "system", protocol, clips)]
+    for key, title, model in controls(system):
+        rows.append(_contender(key, title, system, model, "control", protocol, clips))
+    curves: list[PlannedCurve] = []
+    if randomised(system.model):
+        rows, curves = _with_sweeps(rows, system, protocol, clips)
+    return rows, curves
+
+
+def controls(system: System) -> list[tuple[str, str, nn.Module]]:
+    """(key, title, model) of the rows that come by themselves."""
+    found: list[tuple[str, str, nn.Module]] = []
+    if system.defended:
+        found.append(("none", "no defence", system.undefended))
+    purifiers = [module for module in system.model.modules() if isinstance(module, Purifier)]
+    if any(p.n_star > 0 and p.reverse and p.forward_noise for p in purifiers):
+        alone = with_purifiers(system.model, lambda p: p.replace(reverse=False))
+        found.append(("noise-only", "forward noise only", alone))
+        without = with_purifiers(system.model, lambda p: p.replace(forward=False))
+        found.append(("reverse-only", "reverse process only", without))
+    return found
+
+
+def _contender(
+    key: str, title: str, system: System, model: nn.Module, role: str, protocol: Protocol, clips: int
+) -> Contender:
+    stages = [stage for stage in protocol.stages if role == "system" or stage.controls]
+    random = randomised(model)
+    builds: dict[str, Build] = {}
+    conditions = [_clean(clips)]
+    for stage in stages:
+        for column, build in stage.attacks.items():
+            name = f"{stage.key}/{column}"
+            builds[name] = build if random else _fixed(build)
+            conditions.append(_condition(stage, column, name, builds[name], clips))
+    planned = PlannedRow(
+        key=key,
+        title=title,
+        spec=system.spec if role == "system" else f"{system.spec}: {title}",
+        role=role,  # type: ignore[arg-type]
+        passes=protocol.passes if random else 1,
+        conditions=conditions,
+    )
+    return Contender(planned, model.eval(), builds)
+
+
+def _fixed(build: Build) -> Build:
+    if isinstance(build, Attack):
+        return for_fixed(build)
+    return lambda context: for_fixed(build(context))
+
+
+def _clean(clips: int) -> PlannedCondition:
+    return PlannedCondition(
+        key=CLEAN,
+        title="no attack",
+        column=CLEAN,
+        budget="none",
+        attack=None,
+        route="none",
+        counts=False,
+        clips=clips,
+        survivors=False,
+        note=None,
+    )
+
+
+def _condition(stage: Stage, column: str, name: str, build: Build, clips: int) -> PlannedCondition:
+    attack = build if isinstance(build, Attack) else None
+    return PlannedCondition(
+        key=name,
+        title=stage.title,
+        column=column,
+        budget=f"{NORMS[column]} ≤ {PAPER_BUDGETS[column]:g}" if attack is None else attack.budget,
+        attack=stage.title if attack is None else repr(attack),
+        route=getattr(attack, "route", "none"),
+        counts=stage.counts,
+        clips=min(clips, stage.clips or clips),
+        survivors=stage.survivors,
+        note=stage.note,
+    )
+
+
+def _with_sweeps(
+    rows: list[Contender], system: System, protocol: Protocol, clips: int
+) -> tuple[list[Contender], list[PlannedCurve]]:
+    first, *others = rows
+    variants: dict[str, Contender] = {}
+    curves = []
+    for sweep in protocol.sweeps:
+        for column, attack in sweep.attacks.items():
+            count, points = min(clips, sweep.clips), []
+            for value in sweep.values:
+                row, built = "system", attack
+                if sweep.axis == "n_star":
+                    row = f"n_star={value:g}"
+                    if row not in variants:
+                        variants[row] = _variant(system, value, protocol)
+                else:
+                    built = _changed(attack, sweep.axis, value)
+                name = f"{sweep.axis}-{value:g}/{column}"
+                if row == "system":
+                    first = _added(first, name, column, built, count)
+                else:
+                    variants[row] = _added(variants[row], name, column, built, count)
+                points.append(PlannedPoint(x=value, row=row, condition=name))
+            curves.append(
+                PlannedCurve(
+                    axis=sweep.axis,  # type: ignore[arg-type]
+                    title=f"{NORMS[column]}: {AXES[sweep.axis]}",
+                    column=column,
+                    points=points,
+                    note=f"{count} clips, {attack!r}",
+                )
+            )
+    return [first, *others, *variants.values()], curves
+
+
+AXES = {"budget": "multiple of the budget", "eot": "EOT draws", "n_star": "n*"}
+
+
+def _changed(attack: Pgd, axis: str, value: float) -> Pgd:
+    if axis == "eot":
+        return replace(attack, eot=int(value))
+    return replace(attack, eps=attack.eps * value, step_size=attack.eps * value / 2)
+
+
+def _variant(system: System, n_star: float, protocol: Protocol) -> Contender:
+    model = with_purifiers(system.model, lambda p: p.replace(n_star=n_star))
+    planned = PlannedRow(
+        key=f"n_star={n_star:g}",
+        title=f"n* = {n_star:g}",
+        spec=f"{system.spec}: n* = {n_star:g}",
+        role="variant",
+        passes=protocol.passes,
+        conditions=[_clean(0)],
+    )
+    return Contender(planned, model.eval(), {})
+
+
+def _added(row: Contender, name: str, column: str, attack: Attack, clips: int) -> Contender:
+    stage = Stage(name, name.partition("/")[0], {column: attack}, counts=False, clips=clips)
+    planned = row.planned
+    conditions = [
+        c.model_copy(update={"clips": max(c.clips, clips)}) if c.key == CLEAN else c
+        for c in planned.conditions
+    ]
+    conditions.append(_condition(stage, column, name, attack, clips))
+    planned = planned.model_copy(update={"conditions": conditions})
+    return Contender(planned, row.model, {**row.attacks, name: attack})

@@ -1,0 +1,91 @@
+"""What an evaluation will do, written down before it starts: `plan.json` beside the ledger.
+
+A resumed run, a shard and a merge must all mean the same evaluation; they compare plans.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from audiopure.evaluation.card import Data, Protocol
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PlannedClip(_Part):
+    id: str
+    label: str
+    target: int
+    seconds: float
+
+
+class PlannedCondition(_Part):
+    """One attack on one row.
+
+    Attributes:
+        clips: it runs on the first so many.
+        survivors: and of these only on those that a counting condition before it, in the same column, has
+            left right in some fresh pass.
+    """
+
+    key: str
+    title: str
+    column: str
+    budget: str
+    attack: str | None
+    route: str
+    counts: bool
+    clips: int
+    survivors: bool
+    note: str | None
+
+
+class PlannedRow(_Part):
+    key: str
+    title: str
+    spec: str
+    role: Literal["system", "control", "variant"]
+    passes: int
+    conditions: list[PlannedCondition]
+
+
+class PlannedPoint(_Part):
+    x: float
+    row: str
+    condition: str
+
+
+class PlannedCurve(_Part):
+    axis: Literal["eot", "budget", "n_star"]
+    title: str
+    column: str
+    points: list[PlannedPoint]
+    note: str | None
+
+
+class Plan(_Part):
+    command: str
+    versions: dict[str, str]
+    machine: dict[str, Any]
+    protocol: Protocol
+    data: Data
+    weights: dict[str, str]
+    labels: list[str]
+    sample_rate: int
+    seed: int
+    clips: list[PlannedClip]
+    rows: list[PlannedRow]
+    curves: list[PlannedCurve]
+
+    @property
+    def digest(self) -> str:
+        """Equal for runs whose numbers may stand together: all but where and in which share they ran."""
+        whole = self.model_copy(
+            update={"command": "", "machine": {}, "data": self.data.model_copy(update={"shard": None})}
+        )
+        return hashlib.sha256(whole.model_dump_json().encode()).hexdigest()[:16]

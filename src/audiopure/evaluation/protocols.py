@@ -1,0 +1,277 @@
+"""What is attacked how, and how it is scored: `quick`, `standard`, `paper`.
+
+A protocol is a list of stages. Every stage has one attack for each column, most often a norm; a stage that
+`counts` enters the headline, where each clip keeps the attack that leaves it the lowest average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from torch import nn
+
+from audiopure.attacks import PAPER_BUDGETS, Attack, Pgd, RandomNoise
+from audiopure.errors import InputError
+
+COLUMNS = ("linf", "l2")
+UNBOUNDED = 500.0  # times the budgets: half of full scale at every sample, far beyond any speech
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an attack may need of the system it is built for.
+
+    Attributes:
+        surrogate: loads the surrogate trained on the system's outputs.
+        sample_rate: Hz of the clips.
+    """
+
+    surrogate: Callable[[], nn.Module]
+    sample_rate: int
+
+
+Build = Attack | Callable[[Context], Attack]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One attack in each of its columns.
+
+    Attributes:
+        counts: it enters the headline.
+        controls: it also runs on the rows that stand beside the system.
+        clips: only the first so many, None for all.
+        survivors: only on clips that counting stages before it, in the same column, left right in some pass.
+        note: what must be said with its numbers.
+    """
+
+    key: str
+    title: str
+    attacks: Mapping[str, Build]
+    counts: bool = True
+    controls: bool = False
+    clips: int | None = None
+    survivors: bool = False
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Accuracy of the system against one setting of an attack, on the first few clips.
+
+    Attributes:
+        axis: "budget" (multiples of the attack's eps), "eot", or "n_star".
+    """
+
+    axis: str
+    values: tuple[float, ...]
+    attacks: Mapping[str, Pgd]
+    clips: int
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Stages and sweeps, and `passes`, the fresh passes that score a clip of a randomised system."""
+
+    name: str
+    passes: int
+    stages: tuple[Stage, ...]
+    sweeps: tuple[Sweep, ...] = ()
+    note: str | None = None
+
+    def without_surrogate(self) -> Protocol:
+        """The protocol without attacks that need the system's surrogate, which it says."""
+        stages = tuple(s for s in self.stages if all(isinstance(a, Attack) for a in s.attacks.values()))
+        if len(stages) == len(self.stages):
+            return self
+        sentence = "No transfer attack: the data has no training split with the system's labels."
+        note = sentence if self.note is None else f"{self.note} {sentence}"
+        return replace(self, stages=stages, note=note)
+
+    def settings(self) -> dict[str, Any]:
+        """What the card says of it."""
+        return {"passes": self.passes, "stages": [stage.key for stage in self.stages], "batch": BATCH}
+
+
+BATCH = 10  # clips attacked together: EOT draws fill the rest of what goes through the model at once
+
+
+def pgd(norm: str, steps: int, eot: int, loss: str, leave: int, eot_start: int | None = None) -> Pgd:
+    """PGD as strong as we know it: momentum, and steps of half the budget."""
+    eps = PAPER_BUDGETS[norm]
+    return Pgd(
+        norm=norm,  # type: ignore[arg-type]
+        eps=eps,
+        steps=steps,
+        step_size=eps / 2,
+        momentum=0.85,
+        eot=eot,
+        eot_start=eot_start,
+        loss=loss,
+        selection=leave,
+        leave=leave,
+    )
+
+
+def both(build: Callable[[str], Build]) -> dict[str, Build]:
+    """The same attack in both norms."""
+    return {norm: build(norm) for norm in COLUMNS}
+
+
+def for_fixed(attack: Attack) -> Attack:
+    """An attack on a system without randomness: one draw wherever it would average."""
+    singles = {"eot": 1, "eot_start": None, "selection": 1, "leave": 1, "passes": 1}
+    own = {field.name: getattr(attack, field.name) for field in fields(attack)}  # type: ignore[arg-type]
+    changes = {name: 1 if own[name] else own[name] for name in singles if own.get(name) is not None}
+    if "eot_start" in own:
+        changes["eot_start"] = None
+    return replace(attack, **changes)  # type: ignore[type-var]
+
+
+def random_stage(passes: int) -> Stage:
+    """Random noise of the same norm: what of an attack is mere noise."""
+    return Stage(
+        "random",
+        "random noise of the norm",
+        both(lambda norm: RandomNoise(norm=norm, eps=PAPER_BUDGETS[norm], passes=passes)),  # type: ignore[arg-type]
+        counts=False,
+        controls=True,
+    )
+
+
+def quick() -> Protocol:
+    """PGD-20, EOT 5, at the paper's budgets: minutes on two cores, an upper bound on what is withstood."""
+    passes = 10
+    short = {"linf": pgd("linf", 10, 2, "ce", passes)}
+    return Protocol(
+        "quick",
+        passes,
+        (
+            Stage("pgd-ce", "PGD-20, EOT 5", both(lambda n: pgd(n, 20, 5, "ce", passes)), controls=True),
+            random_stage(passes),
+        ),
+        (Sweep("budget", (0.5, 2, 4, UNBOUNDED), short, 10),),
+        "A quick look: longer attacks find more.",
+    )
+
+
+def standard() -> Protocol:
+    """PGD-100 with EOT growing to 20, cross-entropy and then margin, and five other attacks on survivors."""
+    from audiopure.attacks.apgd import Apgd
+    from audiopure.attacks.fakebob import Fakebob
+    from audiopure.attacks.low_frequency import LowFrequency
+    from audiopure.attacks.square import Square
+    from audiopure.attacks.transfer import Transfer
+
+    passes, some = 20, 50
+    eps = PAPER_BUDGETS
+
+    def transfer(norm: str) -> Callable[[Context], Attack]:
+        def build(context: Context) -> Attack:
+            inner = pgd(norm, 50, 1, "ce", 1)
+            return Transfer(inner=inner, surrogate=context.surrogate(), selection=passes)
+
+        return build
+
+    on_survivors: dict[str, Any] = {"clips": some, "survivors": True}
+    short = {norm: pgd(norm, 20, 5, "ce", 10) for norm in COLUMNS}
+    return Protocol(
+        "standard",
+        passes,
+        (
+            Stage(
+                "pgd-ce",
+                "PGD-100, EOT to 20, cross-entropy",
+                both(lambda n: pgd(n, 100, 20, "ce", passes, eot_start=2)),
+                controls=True,
+            ),
+            Stage(
+                "pgd-margin",
+                "PGD-100, EOT to 20, margin",
+                both(lambda n: pgd(n, 100, 20, "margin", passes, eot_start=2)),
+                survivors=True,
+            ),
+            Stage(
+                "apgd",
+                "Auto-PGD-50, DLR, EOT 5",
+                both(lambda n: Apgd(norm=n, eps=eps[n], steps=50, eot=5, loss="dlr", selection=passes)),  # type: ignore[arg-type]
+                **on_survivors,
+            ),
+            Stage(
+                "square",
+                "Square, 500 queries",
+                both(lambda n: Square(norm=n, eps=eps[n], queries=500, eot=4, selection=passes)),  # type: ignore[arg-type]
+                **on_survivors,
+            ),
+            Stage(
+                "fakebob",
+                "FAKEBOB, the paper's settings",
+                {"linf": Fakebob.paper()},
+                **on_survivors,
+            ),
+            Stage(
+                "transfer",
+                "transfer from a surrogate",
+                both(transfer),
+                **on_survivors,
+            ),
+            Stage(
+                "low-frequency",
+                "equaliser, 6 dB",
+                {"gain": LowFrequency(gain_db=6.0, selection=passes)},
+                clips=some,
+            ),
+            random_stage(passes),
+        ),
+        (
+            Sweep("budget", (0.25, 0.5, 2, 4, 8, UNBOUNDED), short, 20),
+            Sweep("eot", (1, 2, 5, 20), {"l2": short["l2"]}, 20),
+            Sweep("n_star", (1, 2, 5, 7, 10), short, 20),
+        ),
+    )
+
+
+def paper() -> Protocol:
+    """The paper's own attack, once as written and once as released: weaker, for comparison only."""
+
+    def attack(norm: str, route: str) -> Pgd:
+        return Pgd(
+            norm=norm,  # type: ignore[arg-type]
+            eps=PAPER_BUDGETS[norm],
+            steps=70,
+            step_size="paper",
+            random_start=False,
+            route=route,
+            bits=None,
+        )
+
+    note = "The paper's own weaker setting: EOT 1, an inexact gradient; not a measure of robustness."
+    return Protocol(
+        "paper",
+        20,
+        (
+            Stage(
+                "as-released",
+                "PGD-70 as released: network as a constant",
+                both(lambda n: attack(n, "network-constant")),
+                note=note,
+            ),
+            Stage(
+                "as-written", "PGD-70 as written: adjoint", both(lambda n: attack(n, "adjoint")), note=note
+            ),
+        ),
+        note=note,
+    )
+
+
+# a new protocol is one function and one line here
+PROTOCOLS: Mapping[str, Callable[[], Protocol]] = {"quick": quick, "standard": standard, "paper": paper}
+
+
+def protocol(name: str) -> Protocol:
+    """A protocol by name; InputError lists those there are."""
+    if name not in PROTOCOLS:
+        raise InputError(f"there is no protocol '{name}'; there are: {', '.join(PROTOCOLS)}.")
+    return PROTOCOLS[name]()

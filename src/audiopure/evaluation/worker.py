@@ -1,0 +1,156 @@
+"""One batch of clips against one row: attack, score, keep the audio, write the outcomes down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from audiopure import audio
+from audiopure.attacks import Attack, AttackResult, predict
+from audiopure.evaluation.clips import Batch, Clips, item_of
+from audiopure.evaluation.ledger import Ledger, Outcome, done
+from audiopure.evaluation.lineup import CLEAN, Contender
+from audiopure.evaluation.plan import PlannedCondition
+from audiopure.evaluation.protocols import Context
+from audiopure.evaluation.quality import distances
+from audiopure.noise import SeededNoise
+
+ATTACKING, SCORING = 0, 1  # numbers of noise: a score is on noise that the attack has not seen
+MAX_ROWS = 64
+
+Done = Mapping[tuple[str, str], Mapping[str, Outcome]]
+Tick = Callable[[str, str, int], None]
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What attacks need, the same in every process.
+
+    Attributes:
+        folder: of the report; audio goes to `audio/ROW/CONDITION/CLIP.flac` in it.
+        device: of models and attacks.
+    """
+
+    clips: Clips
+    contenders: Sequence[Contender]
+    context: Context
+    seed: int
+    folder: Path
+    sample_rate: int
+    device: torch.device
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.folder / "outcomes.jsonl")
+
+    def run(self, row: int, batch: Batch, before: Done, tick: Tick) -> None:
+        """All conditions of a row on a batch that `before` does not hold; `tick(row, condition, clips)`."""
+        contender = self.contenders[row]
+        table: dict[tuple[str, str], dict[str, Outcome]] = {key: dict(value) for key, value in before.items()}
+        for condition in contender.planned.conditions:
+            here = [i for i in batch.index if i < condition.clips]
+            known = table.get((contender.planned.key, condition.key), {})
+            chosen = self._chosen(contender, condition, here, table)
+            if chosen and not all(self.clips.ids[i] in known for i in chosen):
+                outcomes = self._measure(contender, condition, batch.rows(chosen))
+                self.ledger.append(outcomes)
+                table.update(done([*known.values(), *outcomes]))
+            tick(contender.planned.key, condition.key, len(here))
+
+    def _chosen(
+        self, contender: Contender, condition: PlannedCondition, here: Sequence[int], table: Done
+    ) -> list[int]:
+        """The clips that a condition attacks: all, or those that nothing before has broken."""
+        if not condition.survivors:
+            return list(here)
+        earlier = []
+        for other in contender.planned.conditions:
+            if other.key == condition.key:
+                break
+            if other.counts and other.column == condition.column:
+                earlier.append(table.get((contender.planned.key, other.key), {}))
+
+        def survives(index: int) -> bool:
+            name, target = self.clips.ids[index], self.clips.targets[index]
+            return all(target in outcomes[name].answers for outcomes in earlier if name in outcomes)
+
+        return [index for index in here if survives(index)]
+
+    def _measure(self, contender: Contender, condition: PlannedCondition, batch: Batch) -> list[Outcome]:
+        started = time.perf_counter()
+        row = contender.planned
+        model = contender.model.to(self.device)
+        batch = batch.to(self.device)
+        noise = SeededNoise(self.seed).fresh(item_of(f"{row.key}/{condition.key}")).for_items(batch.items)
+        result = None
+        if condition.key != CLEAN:
+            build = contender.attacks[condition.key]
+            attack = build if isinstance(build, Attack) else build(self.context)
+            result = attack(
+                model, batch.waveform, batch.labels, noise=noise.fresh(ATTACKING), lengths=batch.lengths
+            )
+        heard = batch.waveform if result is None else result.adversarial
+        answers = predict(
+            model,
+            heard,
+            noise=noise.fresh(SCORING),
+            passes=row.passes,
+            lengths=batch.lengths,
+            max_rows=MAX_ROWS,
+        ).argmax(-1)
+        seconds = (time.perf_counter() - started) / len(batch.index)
+        audio_folder = self.folder / "audio" / row.key / condition.key
+        outcomes = []
+        for k, index in enumerate(batch.index):
+            found: dict[str, Any] = {
+                "loss": None,
+                "survived": [],
+                "never": None,
+                "queries": 0,
+                "distances": {},
+            }
+            if result is None:
+                self._keep(index, self.clips.waveforms[index], audio_folder)
+            else:
+                found = self._found(index, k, result, audio_folder)
+            outcomes.append(
+                Outcome(
+                    row=row.key,
+                    condition=condition.key,
+                    clip=self.clips.ids[index],
+                    answers=answers[k].tolist(),
+                    seconds=round(seconds, 4),
+                    **found,
+                )
+            )
+        return outcomes
+
+    def _keep(self, index: int, waveform: Tensor, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        audio.write(folder / f"{file_name(self.clips.ids[index])}.flac", waveform, self.sample_rate)
+
+    def _found(self, index: int, k: int, result: AttackResult, folder: Path) -> dict[str, Any]:
+        """What an attack did to a clip; the audio goes to the disk before the outcome does."""
+        clean = self.clips.waveforms[index]
+        heard = result.adversarial[k, : len(clean)].cpu()
+        self._keep(index, heard, folder)
+        shares = result.survived[:, :, k]
+        return {
+            "loss": float(result.loss[k]),
+            "survived": [round(v, 4) for v in shares[shares[:, -1].argmin()].tolist()],
+            "never": bool((shares == 1).all()),
+            "queries": int(result.queries[k]),
+            "distances": distances(clean, heard, self.sample_rate),
+        }
+
+
+def file_name(clip: str) -> str:
+    """A clip's identity as a file name, different for different clips."""
+    plain = "".join(c if c.isalnum() or c in "-_" else "_" for c in clip)
+    return plain if plain == clip else f"{plain}-{item_of(clip) % 16**6:06x}"
