@@ -6,7 +6,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from audiopure.evaluation.demo_results import COLUMNS, Cell, DemoResults, Proportion, Row
+from audiopure.evaluation.demo_results import COLUMNS, Cell, DemoResults, Row
+from audiopure.evaluation.report_words import percent
 
 
 def headings(results: DemoResults) -> dict[str, str]:
@@ -17,12 +18,6 @@ def headings(results: DemoResults) -> dict[str, str]:
         "linf": f"attacked, L∞ ≤ {budgets['linf']:g}",
         "l2": f"attacked, L2 ≤ {budgets['l2']:g}",
     }
-
-
-def percent(proportion: Proportion) -> str:
-    """As in "84 % [71-93]": value and interval, rounded to whole percents."""
-    value, low, high = (round(100 * v) for v in (proportion.value, proportion.low, proportion.high))
-    return f"{value} % [{low}–{high}]"
 
 
 def notes(results: DemoResults) -> list[str]:

@@ -3,54 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
-import jinja2
 from torch import Tensor
 
 from audiopure.evaluation.demo import Demo
 from audiopure.evaluation.demo_results import COLUMNS, DemoResults
-from audiopure.evaluation.demo_table import headings, notes, percent, worst
-from audiopure.evaluation.plots import spectrogram_uri, spectrum, wav_uri, waveform_path
-
-
-@dataclass(frozen=True)
-class Sound:
-    """One playable sound of the page and what is said under it.
-
-    Attributes:
-        heard: label that the recogniser answers, None where it is not asked.
-        right: whether that is the clip's label.
-        facts: short statements for the caption.
-    """
-
-    name: str
-    audio: str
-    picture: str
-    path: str
-    seconds: float
-    heard: str | None
-    confidence: int
-    right: bool
-    facts: tuple[str, ...]
+from audiopure.evaluation.demo_table import headings, notes, worst
+from audiopure.evaluation.page_parts import Sound, template
+from audiopure.evaluation.plots import spectrum
 
 
 def render(demo: Demo, results: DemoResults) -> str:
     """The page as HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("audiopure.evaluation"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     chosen = choose_examples(results, demo.config.examples)
-    return environment.get_template("demo.html.j2").render(
+    return template("demo.html.j2").render(
         results=results,
         columns=headings(results),
         notes=notes(results),
-        percent=percent,
         worst=worst,
         examples=[_example(demo, results, index) for index in chosen],
         cards={k: json.dumps(m.card, indent=1, sort_keys=True) for k, m in results.models.items()},
@@ -76,14 +46,14 @@ def _example(demo: Demo, results: DemoResults, index: int) -> dict[str, Any]:
         rate: int = demo.recogniser.sample_rate  # type: ignore[assignment]
         labels: tuple[str, ...] = demo.recogniser.labels  # type: ignore[assignment]
         best = None if answer is None else int(answer.argmax())
-        return Sound(
+        return Sound.of(
+            audio,
+            rate,
+            reference=reference,
+            peak=peak,
             name=name,
-            audio=wav_uri(audio, rate),
-            picture=spectrogram_uri(audio, reference),
-            path=waveform_path(audio, peak),
-            seconds=audio.shape[-1] / rate,
             heard=None if best is None else labels[best],
-            confidence=0 if answer is None or best is None else round(100 * float(answer[best])),
+            confidence=None if answer is None or best is None else round(100 * float(answer[best])),
             right=best == demo.clips.targets[index],
             facts=tuple(facts),
         )

@@ -1,0 +1,43 @@
+"""Reading `report.json`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from audiopure.errors import InputError
+from audiopure.evaluation.card import SCHEMA, Card
+
+
+def read_card(path: str | Path) -> Card:
+    """The card in a report.json.
+
+    Raises:
+        InputError: if the file is missing or unreadable, not JSON, no report card, of another schema, or
+            damaged; the sentence names the file.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()}).") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not a text file.") from error
+    try:
+        raw = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: is not JSON (line {error.lineno}: {error.msg}).") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: is nested too deeply to be a report.") from error
+    schema = raw.get("schema") if isinstance(raw, dict) else None
+    if not isinstance(schema, str):
+        raise InputError(f"{path}: is not an evaluation's report.json.")
+    if schema != SCHEMA:
+        raise InputError(f"{path}: has the schema “{schema}”, this version reads “{SCHEMA}”.")
+    try:
+        return Card.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(step) for step in first["loc"])
+        raise InputError(f"{path}: is damaged ({where}: {first['msg'].lower()}).") from error
