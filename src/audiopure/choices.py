@@ -46,6 +46,27 @@ GRADIENTS: Mapping[str, Choice] = {
     "adjoint": Choice("audiopure.diffusion.adjoint", "Adjoint"),
 }
 PRECISIONS = ("fp32", "bf16")
+# a new attack is one file and one line here; `attacks.catalogue.build_attack` builds it with settings
+_ATTACKS = "audiopure.attacks"
+ATTACKS: Mapping[str, Choice] = {
+    "pgd": Choice(f"{_ATTACKS}.pgd", "Pgd"),
+    "apgd": Choice(f"{_ATTACKS}.apgd", "Apgd"),
+    "autoattack": Choice(f"{_ATTACKS}.autoattack", "AutoAttack"),
+    "cw": Choice(f"{_ATTACKS}.cw", "CarliniWagner"),
+    "diffattack": Choice(f"{_ATTACKS}.diffattack", "DiffAttack"),
+    "square": Choice(f"{_ATTACKS}.square", "Square"),
+    "nes": Choice(f"{_ATTACKS}.nes", "Nes"),
+    "spsa": Choice(f"{_ATTACKS}.nes", "Spsa"),
+    "fakebob": Choice(f"{_ATTACKS}.fakebob", "Fakebob"),
+    "fakebob-released": Choice(f"{_ATTACKS}.fakebob_released", "FakebobReleased"),
+    "siren": Choice(f"{_ATTACKS}.siren", "Siren"),
+    "kenansville": Choice(f"{_ATTACKS}.kenansville", "Kenansville"),
+    "qin": Choice(f"{_ATTACKS}.qin", "Qin"),
+    "low-frequency": Choice(f"{_ATTACKS}.low_frequency", "LowFrequency"),
+    "universal": Choice(f"{_ATTACKS}.universal", "Universal"),
+    "transfer": Choice(f"{_ATTACKS}.transfer", "Transfer"),
+    "random": Choice(f"{_ATTACKS}.noise", "RandomNoise"),
+}
 
 
 def choose(what: str, table: Mapping[str, Choice], name: str) -> Any:
