@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,12 +20,18 @@ class Job(NamedTuple):
     makes_folder: bool = False  # whether the target's folder may be created
 
 
-def plan(inputs: Sequence[str], output: str | None, *, overwrite: bool) -> list[Job]:
+def plan(
+    inputs: Sequence[str],
+    output: str | None,
+    *,
+    overwrite: bool,
+    suffixes: Mapping[str, str] | None = None,
+) -> list[Job]:
     """The files that `inputs` name, and their targets.
 
     A single file goes to the file `output`, or into it if it is a folder. Several files, or a folder
     (searched recursively for audio), go into the folder `output`, with the structure below the named folder
-    kept.
+    kept, and names too but for `suffixes` (old -> new) of targets in a folder.
     "-" is standard input, and as an output standard output, the default for it.
 
     Raises InputError for an input that does not exist, a missing or unfit output, two inputs with one target,
@@ -35,40 +41,59 @@ def plan(inputs: Sequence[str], output: str | None, *, overwrite: bool) -> list[
         if len(inputs) > 1:
             raise InputError("standard input (-) cannot be combined with other inputs.")
         return _checked([Job(None, None if output in (None, STREAM) else Path(output))], overwrite)
+    paths = _existing(inputs)
+    if output is None:
+        raise InputError("say where the result goes: -o FILE, -o FOLDER, or -o - for standard output.")
+    suffixes = suffixes or {}
+    if len(paths) == 1 and not paths[0].is_dir():
+        return _checked([_single(paths[0], output, suffixes)], overwrite)
+    folder = Path(output)
+    if output == STREAM or folder.is_file() or (folder.suffix.lower() in EXTENSIONS and not folder.is_dir()):
+        raise InputError(f"{output}: the result of several files or of a folder goes into a folder.")
+    return _checked([job for path in paths for job in _into(path, folder, suffixes)], overwrite)
+
+
+def sources(inputs: Sequence[str]) -> list[Path]:
+    """The files that `inputs` name, folders searched recursively; InputError as `plan` raises it."""
+    return [file for path in _existing(inputs) for file in (_audio_in(path) if path.is_dir() else [path])]
+
+
+def _existing(inputs: Sequence[str]) -> list[Path]:
     paths = [Path(name) for name in inputs]
     for path in paths:
         if not path.exists():
             raise InputError(f"{path}: no such file.")
-    if output is None:
-        raise InputError("say where the result goes: -o FILE, -o FOLDER, or -o - for standard output.")
-    if len(paths) == 1 and not paths[0].is_dir():
-        return _checked([_single(paths[0], output)], overwrite)
-    folder = Path(output)
-    if output == STREAM or folder.is_file() or (folder.suffix.lower() in EXTENSIONS and not folder.is_dir()):
-        raise InputError(f"{output}: the result of several files or of a folder goes into a folder.")
-    return _checked([job for path in paths for job in _into(path, folder)], overwrite)
+    return paths
 
 
-def _single(path: Path, output: str) -> Job:
+def _single(path: Path, output: str, suffixes: Mapping[str, str]) -> Job:
     if output == STREAM:
         return Job(path, None)
     target = Path(output)
-    return Job(path, target / path.name if target.is_dir() else target)
+    return Job(path, _renamed(target / path.name, suffixes) if target.is_dir() else target)
 
 
-def _into(path: Path, folder: Path) -> Iterator[Job]:
+def _into(path: Path, folder: Path, suffixes: Mapping[str, str]) -> Iterator[Job]:
     if not path.is_dir():
-        yield Job(path, folder / path.name, makes_folder=True)
+        yield Job(path, _renamed(folder / path.name, suffixes), makes_folder=True)
         return
     if folder.resolve().is_relative_to(path.resolve()):
         raise InputError(f"{folder}: the output folder lies inside the input folder {path}.")
+    for source in _audio_in(path):
+        yield Job(source, _renamed(folder / source.relative_to(path), suffixes), makes_folder=True)
+
+
+def _audio_in(folder: Path) -> list[Path]:
     found = sorted(
-        p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".")
+        p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".")
     )
     if not found:
-        raise InputError(f"{path}: holds no audio files ({', '.join(EXTENSIONS)}).")
-    for source in found:
-        yield Job(source, folder / source.relative_to(path), makes_folder=True)
+        raise InputError(f"{folder}: holds no audio files ({', '.join(EXTENSIONS)}).")
+    return found
+
+
+def _renamed(path: Path, suffixes: Mapping[str, str]) -> Path:
+    return path.with_suffix(suffixes.get(path.suffix.lower(), path.suffix))
 
 
 def _checked(jobs: list[Job], overwrite: bool) -> list[Job]:
