@@ -107,7 +107,8 @@ def text(record: FileRecord) -> str:
     """What a reader wants to know of one file, in a few lines."""
     source = "given" if record.label_given else "what the system hears without its defence"
     win, passes = record.success, record.success.n
-    share = f"{win.value:.0%} of {passes} fresh passes, 95 % interval {win.low:.0%} to {win.high:.0%}"
+    value, low, high = (round(100 * share) for share in (win.value, win.low, win.high))
+    share = f"{value} % of {passes} fresh passes, 95 % interval {low} to {high} %"
     lines = [
         record.source if record.target is None else f"{record.source} -> {record.target}",
         f"  label     {record.label} ({source})",
