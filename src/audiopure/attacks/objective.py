@@ -146,10 +146,17 @@ class Objective:
             with torch.enable_grad():
                 point = x.detach().requires_grad_()
                 losses, verdicts = self._losses(point, noise, part)
-                (gradient,) = torch.autograd.grad(losses.sum(), point)
+                (gradient,) = torch.autograd.grad(self.steered(losses), point)
             loss, survived = loss + losses.detach().sum(0), survived + verdicts.sum(0)
             slope = slope + gradient
         return Slope(loss / draws, survived / draws, slope / draws)
+
+    def steered(self, losses: Tensor) -> Tensor:
+        """What `gradient` differentiates, from the losses (draws, B) of one pass: their sum.
+
+        An attack may add what shall steer it but not judge its iterates.
+        """
+        return losses.sum()
 
     def _parts(self, batch: int, draws: int) -> list[range]:
         each = max(1, self.max_rows // max(1, batch))

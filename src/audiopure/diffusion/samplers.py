@@ -25,6 +25,16 @@ class Step(Protocol):
     """One reverse step."""
 
     @property
+    def scale(self) -> float:
+        """sqrt(alpha_bar) of the level it starts from: the signal's share of the state."""
+        ...
+
+    @property
+    def sigma(self) -> float:
+        """Noise relative to the signal at that level."""
+        ...
+
+    @property
     def noise(self) -> float:
         """Standard deviation that multiplies z; 0 if the step draws none."""
         ...
