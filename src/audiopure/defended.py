@@ -120,7 +120,10 @@ def takes(model: nn.Module, name: str) -> bool:
     """
     while (inner := _wrapped(model)) is not None:
         model = inner
-    parameter = inspect.signature(model.forward).parameters.get(name)
+    try:
+        parameter = inspect.signature(model.forward).parameters.get(name)
+    except ValueError:  # TorchScript hides it
+        return False
     return parameter is not None and parameter.kind in (
         inspect.Parameter.POSITIONAL_OR_KEYWORD,
         inspect.Parameter.KEYWORD_ONLY,
