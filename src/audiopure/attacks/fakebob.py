@@ -30,7 +30,7 @@ class Fakebob(SignDescent):
     `selection` fresh passes.
 
     At eps .008, 100 steps break the shipped undefended recogniser for all of 20 `sc09` test clips, with 2,300
-    passes a clip.
+    passes a clip; at .002, 50 steps leave 95 %.
 
     Args:
         confidence: margin that the attack asks for (kappa), in units of the scores.
