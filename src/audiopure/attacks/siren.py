@@ -23,7 +23,7 @@ class Siren(Attack):
     """SirenAttack: a swarm in the ball, each particle drawn to its own best point and to the swarm's.
 
     The black-box attack of the paper with the settings of SpeakerGuard's code (Chen et al. 2022), whose
-    300 epochs cost 232,500 passes a clip and are `Siren.authors()`; the default of 10 costs 7,750, as many as
+    300 epochs cost 241,800 passes a clip and are `Siren.authors()`; the default of 10 costs 8,060, as many as
     black-box attacks are usually given. An iterate is the swarm's best point, looked at anew by `eot` fresh
     passes; a clip leaves once their mean loss is above `confidence`. In the end the best points of all
     particles are compared over `selection` fresh passes.
