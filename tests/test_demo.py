@@ -15,8 +15,8 @@ import torch
 
 from audiopure import audio, metrics
 from audiopure.cli.main import main
-from audiopure.evaluation.demo import Demo, DemoConfig
 from audiopure.evaluation.clips import batches, item_of, load_clips
+from audiopure.evaluation.demo import Demo, DemoConfig
 from audiopure.evaluation.demo_results import COLUMNS, DemoResults, cell
 from audiopure.evaluation.page import choose_examples
 from audiopure.evaluation.plots import spectrogram_uri, wav_uri, waveform_path

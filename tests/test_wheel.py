@@ -15,7 +15,7 @@ PROGRAM = """
 import audiopure, sys, torch
 from pathlib import Path
 from audiopure import hub
-from audiopure.evaluation.demo_data import load_clips
+from audiopure.evaluation.clips import load_clips
 assert Path(audiopure.__file__).resolve().parents[1] == Path(sys.argv[1]).resolve(), audiopure.__file__
 purifier = audiopure.load_purifier()
 recogniser = audiopure.load_recogniser()

@@ -67,9 +67,9 @@ class Attack(ABC):
         return f"{NORMS[self.norm]} ≤ {self.eps:g}"
 
     @property
+    @abstractmethod
     def cost(self) -> Cost:
         """What the attack spends at most on one clip: an estimate before it starts."""
-        raise NotImplementedError
 
     @abstractmethod
     def __call__(

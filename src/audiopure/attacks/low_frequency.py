@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiopure.attacks.ball import Ball, unit
-from audiopure.attacks.base import Attack, AttackResult
+from audiopure.attacks.base import Attack, AttackResult, Cost
 from audiopure.attacks.criteria import Criterion
 from audiopure.attacks.objective import Objective, Slope
 from audiopure.attacks.routes import reroute
@@ -134,6 +134,15 @@ class LowFrequency(Attack):
             raise InputError(f"cutoff must lie between 0 and half the sample rate, got {self.cutoff}")
         if self.bits not in (16, None):
             raise InputError(f"bits must be 16 or None, got {self.bits}")
+
+    @property
+    def budget(self) -> str:
+        added = "" if not self.hum else f", below {self.cutoff:g} Hz L∞ ≤ {self.hum:g}"
+        return f"gain ≤ {self.gain_db:g} dB{added}"
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(self.steps * self.eot, 2 * (self.selection or self.eot))
 
     def __call__(
         self,

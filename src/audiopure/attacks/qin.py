@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from audiopure.attacks.ball import Ball, unit
-from audiopure.attacks.base import Attack, AttackResult
+from audiopure.attacks.base import Attack, AttackResult, Cost
 from audiopure.attacks.criteria import Criterion
 from audiopure.attacks.objective import Objective, Slope
 from audiopure.attacks.routes import reroute
@@ -104,6 +104,14 @@ class Qin(Attack):
             raise InputError(f"selection must be at least 1, got {self.selection}")
         if self.bits not in (16, None):
             raise InputError(f"bits must be 16 or None, got {self.bits}")
+
+    @property
+    def budget(self) -> str:
+        return f"within hearing, L∞ ≤ {self.reach:.3g}"
+
+    @property
+    def cost(self) -> Cost:
+        return Cost((self.succeed + self.hide) * self.eot, 3 * (self.selection or self.eot))
 
     def __call__(
         self,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from audiopure.attacks.ball import Ball, ball, unit
-from audiopure.attacks.base import Attack, AttackResult
+from audiopure.attacks.base import Attack, AttackResult, Cost
 from audiopure.attacks.criteria import Criterion
 from audiopure.attacks.objective import Objective, Slope
 from audiopure.attacks.routes import reroute
@@ -88,6 +88,10 @@ class Universal(Attack):
     def step(self) -> float:
         """Length of a step in the norm of the budget."""
         return max(2.5 / self.steps, 0.05) * self.eps if self.step_size is None else self.step_size
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(self.steps * self.eot, 3 * (self.selection or self.eot))
 
     def __call__(
         self,

@@ -19,6 +19,11 @@ from audiopure.errors import AudiopureError
 COMMANDS: Mapping[str, str] = {
     "demo": "audiopure.cli.demo",
     "purify": "audiopure.cli.purify",
+    "attack": "audiopure.cli.attack",
+    "evaluate": "audiopure.cli.evaluate",
+    "audit": "audiopure.cli.audit",
+    "compare": "audiopure.cli.compare",
+    "tune": "audiopure.cli.tune",
     "info": "audiopure.cli.info",
     "train": "audiopure.cli.train",
     "convert": "audiopure.cli.convert",

@@ -19,6 +19,9 @@ from audiopure.systems import System
 CLEAN = "clean"
 
 
+REVERSE_CLIPS = 20  # of the row that costs as much as the system and matters least
+
+
 @dataclass(frozen=True)
 class Contender:
     """One row: a model and what attacks it, by the key of the condition."""
@@ -62,6 +65,8 @@ def controls(system: System) -> list[tuple[str, str, nn.Module]]:
 def _contender(
     key: str, title: str, system: System, model: nn.Module, role: str, protocol: Protocol, clips: int
 ) -> Contender:
+    if key == "reverse-only":
+        clips = min(clips, REVERSE_CLIPS)
     stages = [stage for stage in protocol.stages if role == "system" or stage.controls]
     random = randomised(model)
     builds: dict[str, Build] = {}

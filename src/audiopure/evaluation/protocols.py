@@ -120,13 +120,19 @@ def both(build: Callable[[str], Build]) -> dict[str, Build]:
     return {norm: build(norm) for norm in COLUMNS}
 
 
+SINGLE = ("eot", "selection", "leave", "passes")  # numbers of draws
+
+
 def for_fixed(attack: Attack) -> Attack:
     """An attack on a system without randomness: one draw wherever it would average."""
-    singles = {"eot": 1, "eot_start": None, "selection": 1, "leave": 1, "passes": 1}
     own = {field.name: getattr(attack, field.name) for field in fields(attack)}  # type: ignore[arg-type]
-    changes = {name: 1 if own[name] else own[name] for name in singles if own.get(name) is not None}
+    changes: dict[str, Any] = {
+        name: 1 if own[name] else own[name] for name in singles if own.get(name) is not None
+    }
     if "eot_start" in own:
         changes["eot_start"] = None
+    if isinstance(own.get("start"), Attack):
+        changes["start"] = for_fixed(own["start"])
     return replace(attack, **changes)  # type: ignore[type-var]
 
 
@@ -163,14 +169,17 @@ def standard() -> Protocol:
     from audiopure.attacks.fakebob import Fakebob
     from audiopure.attacks.low_frequency import LowFrequency
     from audiopure.attacks.square import Square
-    from audiopure.attacks.transfer import Transfer
+    from audiopure.attacks.transfer import MiFgsm, Transfer
 
     passes, some = 20, 50
     eps = PAPER_BUDGETS
 
+    def square(norm: str) -> Square:
+        return Square(norm=norm, eps=eps[norm], queries=200, eot=4, selection=passes, leave=passes)  # type: ignore[arg-type]
+
     def transfer(norm: str) -> Callable[[Context], Attack]:
         def build(context: Context) -> Attack:
-            inner = pgd(norm, 50, 1, "ce", 1)
+            inner = MiFgsm(norm=norm, eps=eps[norm])  # type: ignore[arg-type]
             return Transfer(inner=inner, surrogate=context.surrogate(), selection=passes)
 
         return build
@@ -199,16 +208,17 @@ def standard() -> Protocol:
                 both(lambda n: Apgd(norm=n, eps=eps[n], steps=50, eot=5, loss="dlr", selection=passes)),  # type: ignore[arg-type]
                 **on_survivors,
             ),
+            Stage("square", "Square, 200 queries", both(square), **on_survivors),
             Stage(
-                "square",
-                "Square, 500 queries",
-                both(lambda n: Square(norm=n, eps=eps[n], queries=500, eot=4, selection=passes)),  # type: ignore[arg-type]
+                "square-pgd",
+                "PGD-50 from Square's result",
+                both(lambda n: replace(pgd(n, 50, 20, "margin", passes, eot_start=2), start=square(n))),
                 **on_survivors,
             ),
             Stage(
                 "fakebob",
-                "FAKEBOB, the paper's settings",
-                {"linf": Fakebob.paper()},
+                "FAKEBOB, 50 steps of 50 queries",
+                {"linf": Fakebob(steps=50, samples=50, selection=passes)},
                 **on_survivors,
             ),
             Stage(
@@ -220,7 +230,7 @@ def standard() -> Protocol:
             Stage(
                 "low-frequency",
                 "equaliser, 6 dB",
-                {"gain": LowFrequency(gain_db=6.0, selection=passes)},
+                {"gain": LowFrequency(gain_db=6.0, eot=4, selection=passes)},
                 clips=some,
             ),
             random_stage(passes),

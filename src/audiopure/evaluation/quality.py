@@ -15,7 +15,7 @@ from torch import Tensor
 from audiopure import metrics
 from audiopure.audio import resample
 from audiopure.errors import InputError, MissingExtraError
-from audiopure.psychoacoustics import distance_above_mask
+from audiopure.psychoacoustics import Masking, above_mask, masking_threshold
 
 KEYS = ("snr", "l2", "linf", "above_mask", "stoi", "pesq")
 PESQ_RATE = 16_000  # Hz of wide-band PESQ
@@ -25,11 +25,14 @@ STOI_UNDEFINED = 1e-5  # what the library answers where fewer frames than that a
 MASKING_RATE = 4000  # the lowest at which the masking threshold is defined, Hz
 
 
-def distances(clean: Tensor, other: Tensor, sample_rate: int) -> dict[str, float | None]:
+def distances(
+    clean: Tensor, other: Tensor, sample_rate: int, masking: Masking | None = None
+) -> dict[str, float | None]:
     """Every distance of a clip from its clean version that can be told.
 
     Args:
         clean, other: (T,) in [-1, 1], at `sample_rate` Hz.
+        masking: of the clean clip, where it is known already: the dearest part of it all.
 
     Returns:
         snr: dB, of the clip over the change. None if the clip is silent or nothing has changed.
@@ -51,7 +54,7 @@ def distances(clean: Tensor, other: Tensor, sample_rate: int) -> dict[str, float
         "snr": _finite(metrics.snr(other, clean)),
         "l2": _finite(metrics.l2(other, clean)),
         "linf": _finite(metrics.linf(other, clean)),
-        "above_mask": _above_mask(clean, other, sample_rate),
+        "above_mask": _above_mask(clean, other, sample_rate, masking),
     }
     for name, measure in (("stoi", stoi), ("pesq", pesq)):
         try:
@@ -91,10 +94,16 @@ def pesq(clean: Tensor, other: Tensor, sample_rate: int) -> float | None:
         return None
 
 
-def _above_mask(clean: Tensor, other: Tensor, sample_rate: int) -> float | None:
+def masking_of(clean: Tensor, sample_rate: int) -> Masking | None:
+    """The masking threshold of a clip (T,); None where `distances` has no `above_mask`."""
     if sample_rate < MASKING_RATE or not bool(clean.any()):
         return None
-    return _finite(distance_above_mask(clean[None], other[None], sample_rate))
+    return masking_threshold(clean[None], sample_rate)
+
+
+def _above_mask(clean: Tensor, other: Tensor, sample_rate: int, masking: Masking | None) -> float | None:
+    masking = masking or masking_of(clean, sample_rate)
+    return None if masking is None else _finite(above_mask((other - clean)[None], masking))
 
 
 def _library(name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from audiopure.evaluation.ledger import Ledger, Outcome, done
 from audiopure.evaluation.lineup import CLEAN, Contender
 from audiopure.evaluation.plan import PlannedCondition
 from audiopure.evaluation.protocols import Context
-from audiopure.evaluation.quality import distances
+from audiopure.evaluation.quality import distances, masking_of
 from audiopure.noise import SeededNoise
+from audiopure.psychoacoustics import Masking
 
 ATTACKING, SCORING = 0, 1  # numbers of noise: a score is on noise that the attack has not seen
 MAX_ROWS = 64
@@ -33,6 +34,7 @@ class Worker:
     """What attacks need, the same in every process.
 
     Attributes:
+        maskings: of clips that have been needed, by their index.
         folder: of the report; audio goes to `audio/ROW/CONDITION/CLIP.flac` in it.
         device: of models and attacks.
     """
@@ -44,6 +46,7 @@ class Worker:
     folder: Path
     sample_rate: int
     device: torch.device
+    maskings: dict[int, Masking | None] = field(default_factory=dict, init=False)
 
     @property
     def ledger(self) -> Ledger:
@@ -131,6 +134,11 @@ class Worker:
             )
         return outcomes
 
+    def _masking(self, index: int) -> Masking | None:
+        if index not in self.maskings:
+            self.maskings[index] = masking_of(self.clips.waveforms[index], self.sample_rate)
+        return self.maskings[index]
+
     def _keep(self, index: int, waveform: Tensor, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         audio.write(folder / f"{file_name(self.clips.ids[index])}.flac", waveform, self.sample_rate)
@@ -146,7 +154,7 @@ class Worker:
             "survived": [round(v, 4) for v in shares[shares[:, -1].argmin()].tolist()],
             "never": bool((shares == 1).all()),
             "queries": int(result.queries[k]),
-            "distances": distances(clean, heard, self.sample_rate),
+            "distances": distances(clean, heard, self.sample_rate, self._masking(index)),
         }
 
 

@@ -1,0 +1,182 @@
+"""`audiopure.evaluate`: from a system and a folder of recordings to a report card, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import nn
+
+from audiopure import audio
+from audiopure.defended import Defended
+from audiopure.errors import InputError
+from audiopure.evaluation import running
+from audiopure.evaluation.audits import audited, stored
+from audiopure.evaluation.card import Card, Example
+from audiopure.evaluation.clips import item_of
+from audiopure.evaluation.engine import SURROGATE, Evaluation, EvaluationConfig
+from audiopure.evaluation.ledger import Ledger, Outcome
+from audiopure.evaluation.plan import Plan
+from audiopure.evaluation.summary import card
+from audiopure.noise import SeededNoise
+
+
+def evaluate(
+    system: str | nn.Module,
+    data: str | Path | None = None,
+    *,
+    protocol: str = "quick",
+    attacked: str | Path | None = None,
+    output: str | Path | None = None,
+    limit: int = 100,
+    seed: int = 0,
+    workers: int = 1,
+    allow_broken_gradient: bool = False,
+    device: str = "cpu",
+    progress: Callable[[str], None] = lambda sentence: None,
+) -> Card:
+    """Attack a system and say how robust it is.
+
+    Args:
+        system: a specification, see `audiopure.systems`, or a model with `labels` and `sample_rate`.
+        data: folder of labelled audio, its test split if it has one; None for the clips that ship.
+        protocol: "quick", "standard" or "paper".
+        attacked: folder of attacked versions of `data` that are scored as they are, in place of a protocol.
+        output: folder for the report and all audio, where a run that was cut off goes on; None keeps nothing.
+        limit: clips, equal over labels; 0 for all.
+        workers: processes; with a model instead of a specification only 1 works.
+        allow_broken_gradient: go on although the gradient audit fails; it then stands on the card.
+        progress: told in sentences what happens.
+
+    Raises InputError for what cannot be used, and for a gradient that is broken without saying so.
+    """
+    config = EvaluationConfig(
+        system=system if isinstance(system, str) else type(system).__name__,
+        data=None if data is None else Path(data),
+        protocol=protocol,
+        attacked=None if attacked is None else Path(attacked),
+        limit=limit,
+        seed=seed,
+        device=device,
+    )
+    if workers > 1 and not isinstance(system, str):
+        raise InputError("several workers need a system by name, as each of them loads it anew")
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch if output is None else output)
+        model = None if isinstance(system, str) else system
+        work = Evaluation.prepare(config, folder, model=model, threads=torch.get_num_threads())
+        gradients = begin(work, allow_broken=allow_broken_gradient, progress=progress)
+        running.run(work, workers=workers, threads=max(1, torch.get_num_threads() // workers))
+        return conclude(work, gradients, keep=output is not None)
+
+
+def begin(work: Evaluation, *, allow_broken: bool, progress: Callable[[str], None]) -> Mapping:
+    """Make the folder, audit the gradients, train the surrogate if one is needed. Returns the audits."""
+    work.begin()
+    progress("auditing the gradients")
+    gradients = audited(work, allow_broken=allow_broken)
+    if work.needs_surrogate and not (work.folder / SURROGATE).is_file():
+        progress("training a surrogate on the system's answers")
+        train(work)
+    return gradients
+
+
+def train(work: Evaluation) -> None:
+    """Train the surrogate that transfer attacks use, and keep it in the folder."""
+    from audiopure.training.surrogate import train_surrogate
+
+    if work.attacker_clips is None:
+        raise InputError("the data has no training clips for a surrogate")
+    noise = SeededNoise(work.config.seed).fresh(item_of("surrogate"))
+    train_surrogate(work.system.model, work.attacker_clips, noise=noise, path=work.folder / SURROGATE)
+
+
+def conclude(work: Evaluation, gradients: Mapping, *, keep: bool = True) -> Card:
+    """The card, and in the folder the report with it."""
+    result = running.finish(work, gradients)
+    if keep:
+        examples = [*result.examples, *_purified(work, result.examples)]
+        result = result.model_copy(update={"examples": examples})
+        write_report(result, work.folder)
+    return result
+
+
+def merge(folders: Sequence[Path], output: Path) -> Card:
+    """One report from the folders of shards: outcomes of one plan, united by row, condition and clip.
+
+    Raises InputError if a folder holds no evaluation or if they do not belong to the same.
+    """
+    plans = [_plan(folder) for folder in folders]
+    for folder, plan in zip(folders, plans, strict=True):
+        if plan.digest != plans[0].digest:
+            raise InputError(f"{folder}: holds an evaluation with other settings than {folders[0]}.")
+    found: dict[tuple[str, str, str], Outcome] = {}
+    gradients: dict = {}
+    for folder in folders:
+        gradients |= stored(folder)
+        for outcome in Ledger(folder / "outcomes.jsonl").read():
+            found.setdefault((outcome.row, outcome.condition, outcome.clip), outcome)
+    whole = plans[0].model_copy(update={"data": plans[0].data.model_copy(update={"shard": None})})
+    result = card(whole, gradients, list(found.values()))
+    output.mkdir(parents=True, exist_ok=True)
+    for example in result.examples:
+        source = next((f / example.audio for f in folders if (f / example.audio).is_file()), None)
+        if source is not None:
+            (output / example.audio).parent.mkdir(parents=True, exist_ok=True)
+            (output / example.audio).write_bytes(source.read_bytes())
+    write_report(result, output)
+    return result
+
+
+def write_report(result: Card, folder: Path) -> None:
+    """`report.json`, `report.md` and `index.html`, each whole or not at all."""
+    from audiopure.evaluation.report_markdown import markdown
+    from audiopure.evaluation.report_page import render
+
+    files = {
+        "report.json": result.model_dump_json(by_alias=True, indent=1) + "\n",
+        "report.md": markdown(result),
+        "index.html": render(result, folder),
+    }
+    for name, text in files.items():
+        partial = folder / f"{name}.part"
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(folder / name)
+
+
+def _plan(folder: Path) -> Plan:
+    path = folder / "plan.json"
+    if not path.is_file():
+        raise InputError(f"{folder}: holds no evaluation (there is no plan.json).")
+    return Plan.model_validate_json(path.read_bytes())
+
+
+def _purified(work: Evaluation, examples: Sequence[Example]) -> list[Example]:
+    """What the recogniser gets to hear of each example, in one pass, and what it answers to that."""
+    from audiopure.evaluation.report_page import PURIFIED
+
+    model = work.system.model
+    if not isinstance(model, Defended):
+        return []
+    found = []
+    for example in examples:
+        if not (work.folder / example.audio).is_file():  # whoever kept the outcomes need not keep the audio
+            continue
+        waveform, _ = audio.read(work.folder / example.audio)
+        noise = SeededNoise(work.config.seed).fresh(item_of(PURIFIED)).for_items([item_of(example.clip)])
+        with torch.no_grad():
+            clean = model.purify(waveform.to(work.config.device), noise=noise).cpu()
+            length = max(clean.shape[-1], work.system.sample_rate)
+            padded = torch.nn.functional.pad(clean, (0, length - clean.shape[-1]))
+            answer = int(model.model(padded.to(work.config.device)).argmax(-1))
+        condition = example.condition + PURIFIED
+        place = Path("audio") / example.row / condition / Path(example.audio).name
+        (work.folder / place).parent.mkdir(parents=True, exist_ok=True)
+        audio.write(work.folder / place, clean, work.system.sample_rate)
+        heard = work.plan.labels[answer]
+        right = int(heard == example.label)
+        update = {"condition": condition, "heard": heard, "right": right, "passes": 1, "audio": str(place)}
+        found.append(example.model_copy(update=update))
+    return found
