@@ -126,9 +126,7 @@ SINGLE = ("eot", "selection", "leave", "passes")  # numbers of draws
 def for_fixed(attack: Attack) -> Attack:
     """An attack on a system without randomness: one draw wherever it would average."""
     own = {field.name: getattr(attack, field.name) for field in fields(attack)}  # type: ignore[arg-type]
-    changes: dict[str, Any] = {
-        name: 1 if own[name] else own[name] for name in singles if own.get(name) is not None
-    }
+    changes: dict[str, Any] = {name: 1 for name in SINGLE if own.get(name)}
     if "eot_start" in own:
         changes["eot_start"] = None
     if isinstance(own.get("start"), Attack):
