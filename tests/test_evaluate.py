@@ -23,6 +23,7 @@ from audiopure import InputError, audio
 from audiopure.attacks import PAPER_BUDGETS, Attack, Pgd
 from audiopure.cli.main import main
 from audiopure.data.synthetic import write_dataset
+from audiopure.diffusion.samplers import OneShot
 from audiopure.evaluation import protocols, running
 from audiopure.evaluation.card import Card
 from audiopure.evaluation.engine import Evaluation, EvaluationConfig
@@ -86,7 +87,7 @@ def tiny() -> Protocol:
                 survivors=True,
                 clips=4,
             ),
-            protocols.random_stage(PASSES),
+            protocols.random_stage(),
         ),
         (
             Sweep("budget", (0.5, 500), {"l2": short("l2")}, 3),
@@ -250,14 +251,19 @@ def test_a_broken_gradient_stops_the_evaluation_or_stands_on_the_card(data: Path
 
 
 def test_a_flag_where_accuracy_survives_any_waveform(data: Path) -> None:
-    """An attack that is not at work shows: here every answer is the label whatever is heard."""
+    """An attack that is not at work shows: here no gradient leads to the purifier's input."""
 
-    class Deaf(Ear):
-        def forward(self, waveform: Tensor) -> Tensor:
-            return 1e-9 * super().forward(waveform) + torch.tensor([9.0, 0, 0])
+    class Cut(Halver):
+        def forward(self, x: Tensor, sigma: float | Tensor, lengths: Tensor | None = None) -> Tensor:
+            return super().forward(x.detach(), sigma, lengths)
 
-    card = evaluate(Deaf(), data, protocol="tiny", limit=CLIPS, allow_broken_gradient=True)
-    assert not card.curves or not [f for f in card.flags if f.kind == "violation"]
+    purifier = Purifier(Cut(), n_star=2, sampler=OneShot())
+    card = evaluate(
+        audiopure.defend(Ear(), purifier), data, protocol="tiny", limit=0, allow_broken_gradient=True
+    )
+    said = [flag.sentence for flag in card.flags if flag.kind == "violation"]
+    assert any("is broken" in sentence for sentence in said)
+    assert any("unbounded" in sentence for sentence in said)
 
 
 def test_recordings_are_scored_and_marked(whole: tuple[Path, Card], data: Path, tmp_path: Path) -> None:
@@ -280,6 +286,16 @@ def test_recordings_are_scored_and_marked(whole: tuple[Path, Card], data: Path, 
         evaluate(Ear(), data, attacked=tmp_path / "none")
 
 
+def test_an_attacker_who_knows_the_noise_meets_a_fixed_system(data: Path) -> None:
+    card = evaluate(system(), data, protocol="tiny", limit=CLIPS, knowledge="DW_both")
+    row = card.rows[0]
+    assert {condition.attacked.passes for condition in row.conditions} == {1}
+    assert all("DW_both" in (condition.note or "") for condition in row.conditions)
+    assert card.rows[1].conditions[1].note is None  # nothing to know of the undefended model
+    with pytest.raises(InputError, match="there is no setting 'all'"):
+        evaluate(system(), data, protocol="tiny", limit=CLIPS, knowledge="all")
+
+
 def test_randomness_is_recognised() -> None:
     assert randomised(system()) and not randomised(Ear())
     assert not randomised(audiopure.defend(Ear(), Purifier(Halver(), n_star=0)))
@@ -291,7 +307,7 @@ def test_fixed_systems_get_one_draw() -> None:
     assert (fixed.eot, fixed.eot_start, fixed.selection, fixed.leave) == (1, None, 1, 1)
 
 
-@pytest.mark.parametrize("name", ["quick", "standard", "paper"])
+@pytest.mark.parametrize("name", ["quick", "standard", "paper", "full"])
 def test_every_protocol_builds_and_has_a_cost(name: str) -> None:
     built = protocols.protocol(name)
     for stage in built.without_surrogate().stages:

@@ -19,7 +19,7 @@ from audiopure.noise import SeededNoise
 
 PAPER_BUDGETS = {"linf": 0.002, "l2": 0.253}  # section 4.1; relative to full scale
 PAPER_STEP = {"linf": 5, "l2": 2}  # eps over this is the step of the paper's released code
-CHECK_EVERY = 5  # steps between looks at which clips may leave
+CHECK_EVERY = 3  # steps between looks at which clips may leave
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ def evaluate(
             help="Folder of labelled audio; its test split if it has one. By default shipped clips."
         ),
     ] = None,
-    protocol: Annotated[str, typer.Option(help="quick, standard or paper.")] = "quick",
+    protocol: Annotated[str, typer.Option(help="quick, standard, paper, full or grid.")] = "quick",
     attacked: Annotated[
         Path | None,
         typer.Option(help="Score these attacked versions of the data as they are, in place of a protocol."),
@@ -40,6 +40,10 @@ def evaluate(
     seed: Annotated[
         int, typer.Option(min=0, max=2**64 - 1, help="Of the choice of clips and all noise.")
     ] = 0,
+    knowledge: Annotated[
+        str,
+        typer.Option(help="Draws of the defence that the attacker knows: DW_fwd, DW_rev, DW_both, semi-N."),
+    ] = "white-box",
     shard: Annotated[
         str | None, typer.Option(help="i/n: only this share of the clips, for --merge later.")
     ] = None,
@@ -86,6 +90,7 @@ def evaluate(
         attacked=attacked,
         limit=limit,
         seed=seed,
+        knowledge=knowledge,
         shard=_shard(shard),
         device=device,
     )

@@ -13,7 +13,7 @@ from audiopure.evaluation.card import Gradient
 from audiopure.evaluation.engine import Evaluation
 from audiopure.noise import SeededNoise
 
-CLIPS = 2  # audited of each row
+CLIPS = {"system": 2}  # audited of each row; of the others one
 _TABLE = TypeAdapter(dict[str, Gradient])
 
 
@@ -24,10 +24,10 @@ def audited(work: Evaluation, *, allow_broken: bool = False) -> dict[str, Gradie
     """
     path = work.folder / "audit.json"
     found = _TABLE.validate_json(path.read_bytes()) if path.is_file() else {}
-    batch = next(work.batches())
-    batch = batch.rows(batch.index[:CLIPS])
+    whole = next(work.batches())
     for contender in work.contenders:
         row = contender.planned
+        batch = whole.rows(whole.index[: CLIPS.get(row.role, 1)])
         if row.key in found or row.role == "variant":
             continue
         noise = SeededNoise(work.config.seed).for_items(batch.items)

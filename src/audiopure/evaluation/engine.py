@@ -24,7 +24,7 @@ from audiopure.evaluation.card import Data
 from audiopure.evaluation.card import Protocol as ProtocolFacts
 from audiopure.evaluation.clips import Batch, Clips, batches, load_clips
 from audiopure.evaluation.ledger import done
-from audiopure.evaluation.lineup import Contender, line_up
+from audiopure.evaluation.lineup import WHITE_BOX, Contender, line_up
 from audiopure.evaluation.plan import Plan, PlannedClip
 from audiopure.evaluation.protocols import BATCH, Context, Protocol, protocol
 from audiopure.evaluation.recordings import recorded
@@ -47,6 +47,8 @@ class EvaluationConfig(BaseModel):
             instead of a protocol, these recordings are scored.
         limit: clips, equal over labels; 0 for all.
         seed: of the choice of clips and of all noise.
+        knowledge: what the attacker knows of the noise, see `attacks.knowledge`: "white-box" (nothing),
+            "DW_fwd", "DW_rev", "DW_both" or "semi-N".
         shard: (i, n): batches i, i + n, i + 2n ... of the clips, i from 1.
         device: of models and attacks.
     """
@@ -59,6 +61,7 @@ class EvaluationConfig(BaseModel):
     attacked: Path | None = None
     limit: int = Field(default=100, ge=0)
     seed: int = Field(default=0, ge=0, lt=2**64)
+    knowledge: str = WHITE_BOX
     shard: tuple[int, int] | None = None
     device: str = "cpu"
 
@@ -71,6 +74,7 @@ class EvaluationConfig(BaseModel):
             ["--protocol", self.protocol] if self.attacked is None else ["--attacked", str(self.attacked)]
         )
         words += ["--limit", str(self.limit), "--seed", str(self.seed)]
+        words += [] if self.knowledge == WHITE_BOX else ["--knowledge", self.knowledge]
         words += [] if self.shard is None else ["--shard", f"{self.shard[0]}/{self.shard[1]}"]
         return " ".join(words)
 
@@ -105,6 +109,7 @@ class Evaluation:
         if attacker_clips is None:
             chosen = chosen.without_surrogate()
         rows, curves = line_up(system, chosen, len(clips.targets))
+        rows = [row.knowing(config.knowledge, config.seed) for row in rows]
         plan = Plan(
             command=config.command,
             versions={

@@ -18,6 +18,7 @@ from audiopure.evaluation.card import Card, Example
 from audiopure.evaluation.clips import item_of
 from audiopure.evaluation.engine import SURROGATE, Evaluation, EvaluationConfig
 from audiopure.evaluation.ledger import Ledger, Outcome
+from audiopure.evaluation.lineup import WHITE_BOX
 from audiopure.evaluation.plan import Plan
 from audiopure.evaluation.summary import card
 from audiopure.noise import SeededNoise
@@ -32,6 +33,7 @@ def evaluate(
     output: str | Path | None = None,
     limit: int = 100,
     seed: int = 0,
+    knowledge: str = WHITE_BOX,
     workers: int = 1,
     allow_broken_gradient: bool = False,
     device: str = "cpu",
@@ -46,6 +48,7 @@ def evaluate(
         attacked: folder of attacked versions of `data` that are scored as they are, in place of a protocol.
         output: folder for the report and all audio, where a run that was cut off goes on; None keeps nothing.
         limit: clips, equal over labels; 0 for all.
+        knowledge: what the attacker knows of the noise, see `attacks.knowledge`.
         workers: processes; with a model instead of a specification only 1 works.
         allow_broken_gradient: go on although the gradient audit fails; it then stands on the card.
         progress: told in sentences what happens.
@@ -59,6 +62,7 @@ def evaluate(
         attacked=None if attacked is None else Path(attacked),
         limit=limit,
         seed=seed,
+        knowledge=knowledge,
         device=device,
     )
     if workers > 1 and not isinstance(system, str):

@@ -9,6 +9,7 @@ from torch import nn
 
 from audiopure.attacks import PAPER_BUDGETS, Attack, Pgd
 from audiopure.attacks.base import NORMS
+from audiopure.attacks.knowledge import settings
 from audiopure.attacks.routes import with_purifiers
 from audiopure.defended import takes
 from audiopure.evaluation.plan import PlannedCondition, PlannedCurve, PlannedPoint, PlannedRow
@@ -17,18 +18,40 @@ from audiopure.purifier import Purifier
 from audiopure.systems import System
 
 CLEAN = "clean"
+WHITE_BOX = "white-box"
 
 
-REVERSE_CLIPS = 20  # of the row that costs as much as the system and matters least
+REVERSE_CLIPS = 10  # of the row that costs as much as the system and matters least
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One row: a model and what attacks it, by the key of the condition."""
+    """One row: a model, what attacks it by the key of the condition, and what scores the result.
+
+    `model` and `judge` differ only where the attacker knows draws that the score then uses.
+    """
 
     planned: PlannedRow
     model: nn.Module
+    judge: nn.Module
     attacks: Mapping[str, Build]
+
+    def knowing(self, knowledge: str, seed: int) -> Contender:
+        """The same under a setting of `attacks.knowledge`; a fixed system stays as it is."""
+        if knowledge == WHITE_BOX or not randomised(self.model):
+            return self
+        model, judge = settings(self.model, seed, knowledge)
+        passes = self.planned.passes if knowledge.startswith("semi-") else 1
+        conditions = [
+            c.model_copy(update={"note": _noted(c.note, knowledge)}) for c in self.planned.conditions
+        ]
+        planned = self.planned.model_copy(update={"passes": passes, "conditions": conditions})
+        return Contender(planned, model.eval(), judge.eval(), self.attacks)
+
+
+def _noted(note: str | None, knowledge: str) -> str:
+    sentence = f"The attacker's knowledge of the noise: {knowledge}."
+    return sentence if note is None else f"{note} {sentence}"
 
 
 def randomised(model: nn.Module) -> bool:
@@ -84,7 +107,7 @@ def _contender(
         passes=protocol.passes if random else 1,
         conditions=conditions,
     )
-    return Contender(planned, model.eval(), builds)
+    return Contender(planned, model.eval(), model.eval(), builds)
 
 
 def _fixed(build: Build) -> Build:
@@ -134,23 +157,23 @@ def _with_sweeps(
         for column, attack in sweep.attacks.items():
             count, points = min(clips, sweep.clips), []
             for value in sweep.values:
-                row, built = "system", attack
-                if sweep.axis == "n_star":
-                    row = f"n_star={value:g}"
-                    if row not in variants:
-                        variants[row] = _variant(system, value, protocol)
-                else:
-                    built = _changed(attack, sweep.axis, value)
+                n_star = value if sweep.axis == "n_star" else sweep.n_star
+                row = "system" if n_star is None else f"n_star={n_star:g}"
+                if n_star is not None and row not in variants:
+                    variants[row] = _variant(system, n_star, protocol)
                 name = f"{sweep.axis}-{value:g}/{column}"
-                if row == "system":
+                built = _changed(attack, sweep.axis, value)
+                if n_star is None:
                     first = _added(first, name, column, built, count)
                 else:
                     variants[row] = _added(variants[row], name, column, built, count)
                 points.append(PlannedPoint(x=value, row=row, condition=name))
+            at = "" if sweep.n_star is None else f"n* = {sweep.n_star:g}, "
             curves.append(
                 PlannedCurve(
                     axis=sweep.axis,  # type: ignore[arg-type]
-                    title=f"{NORMS[column]}: {AXES[sweep.axis]}",
+                    title=f"{at}{NORMS[column]}: {AXES[sweep.axis]}",
+                    row="system" if sweep.n_star is None else f"n_star={sweep.n_star:g}",
                     column=column,
                     points=points,
                     note=f"{count} clips, {attack!r}",
@@ -163,6 +186,8 @@ AXES = {"budget": "multiple of the budget", "eot": "EOT draws", "n_star": "n*"}
 
 
 def _changed(attack: Pgd, axis: str, value: float) -> Pgd:
+    if axis == "n_star":
+        return attack
     if axis == "eot":
         return replace(attack, eot=int(value))
     return replace(attack, eps=attack.eps * value, step_size=attack.eps * value / 2)
@@ -175,13 +200,15 @@ def _variant(system: System, n_star: float, protocol: Protocol) -> Contender:
         title=f"n* = {n_star:g}",
         spec=f"{system.spec}: n* = {n_star:g}",
         role="variant",
-        passes=protocol.passes,
+        passes=protocol.passes if randomised(model) else 1,
         conditions=[_clean(0)],
     )
-    return Contender(planned, model.eval(), {})
+    return Contender(planned, model.eval(), model.eval(), {})
 
 
 def _added(row: Contender, name: str, column: str, attack: Attack, clips: int) -> Contender:
+    if not randomised(row.model):
+        attack = for_fixed(attack)
     stage = Stage(name, name.partition("/")[0], {column: attack}, counts=False, clips=clips)
     planned = row.planned
     conditions = [
@@ -190,4 +217,4 @@ def _added(row: Contender, name: str, column: str, attack: Attack, clips: int) -
     ]
     conditions.append(_condition(stage, column, name, attack, clips))
     planned = planned.model_copy(update={"conditions": conditions})
-    return Contender(planned, row.model, {**row.attacks, name: attack})
+    return Contender(planned, row.model, row.judge, {**row.attacks, name: attack})

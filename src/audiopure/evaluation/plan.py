@@ -63,6 +63,7 @@ class PlannedPoint(_Part):
 class PlannedCurve(_Part):
     axis: Literal["eot", "budget", "n_star"]
     title: str
+    row: str
     column: str
     points: list[PlannedPoint]
     note: str | None

@@ -1,4 +1,4 @@
-"""What is attacked how, and how it is scored: `quick`, `standard`, `paper`.
+"""What is attacked how, and how it is scored: `quick`, `standard`, `paper`, and two to compare with.
 
 A protocol is a list of stages. Every stage has one attack for each column, most often a norm; a stage that
 `counts` enters the headline, where each clip keeps the attack that leaves it the lowest average.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -63,12 +64,14 @@ class Sweep:
 
     Attributes:
         axis: "budget" (multiples of the attack's eps), "eot", or "n_star".
+        n_star: of the system's purifiers, if another than theirs.
     """
 
     axis: str
     values: tuple[float, ...]
     attacks: Mapping[str, Pgd]
     clips: int
+    n_star: float | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,15 @@ class Protocol:
 BATCH = 10  # clips attacked together: EOT draws fill the rest of what goes through the model at once
 
 
-def pgd(norm: str, steps: int, eot: int, loss: str, leave: int, eot_start: int | None = None) -> Pgd:
+def pgd(
+    norm: str,
+    steps: int,
+    eot: int,
+    loss: str,
+    leave: int,
+    eot_start: int | None = None,
+    selection: int | None = None,
+) -> Pgd:
     """PGD as strong as we know it: momentum, and steps of half the budget."""
     eps = PAPER_BUDGETS[norm]
     return Pgd(
@@ -110,7 +121,7 @@ def pgd(norm: str, steps: int, eot: int, loss: str, leave: int, eot_start: int |
         eot=eot,
         eot_start=eot_start,
         loss=loss,
-        selection=leave,
+        selection=selection or leave,
         leave=leave,
     )
 
@@ -134,12 +145,12 @@ def for_fixed(attack: Attack) -> Attack:
     return replace(attack, **changes)  # type: ignore[type-var]
 
 
-def random_stage(passes: int) -> Stage:
+def random_stage() -> Stage:
     """Random noise of the same norm: what of an attack is mere noise."""
     return Stage(
         "random",
         "random noise of the norm",
-        both(lambda norm: RandomNoise(norm=norm, eps=PAPER_BUDGETS[norm], passes=passes)),  # type: ignore[arg-type]
+        both(lambda norm: RandomNoise(norm=norm, eps=PAPER_BUDGETS[norm])),  # type: ignore[arg-type]
         counts=False,
         controls=True,
     )
@@ -153,8 +164,13 @@ def quick() -> Protocol:
         "quick",
         passes,
         (
-            Stage("pgd-ce", "PGD-20, EOT 5", both(lambda n: pgd(n, 20, 5, "ce", passes)), controls=True),
-            random_stage(passes),
+            Stage(
+                "pgd-ce",
+                "PGD-20, EOT 5",
+                both(lambda n: pgd(n, 20, 5, "ce", passes, selection=5)),
+                controls=True,
+            ),
+            random_stage(),
         ),
         (Sweep("budget", (0.5, 2, 4, UNBOUNDED), short, 10),),
         "A quick look: longer attacks find more.",
@@ -231,7 +247,7 @@ def standard() -> Protocol:
                 {"gain": LowFrequency(gain_db=6.0, eot=4, selection=passes)},
                 clips=some,
             ),
-            random_stage(passes),
+            random_stage(),
         ),
         (
             Sweep("budget", (0.25, 0.5, 2, 4, 8, UNBOUNDED), short, 20),
@@ -274,8 +290,36 @@ def paper() -> Protocol:
     )
 
 
+def full() -> Protocol:
+    """Standard's gradient attacks with EOT 20 from the first step: what its schedule is held against."""
+    passes = 20
+    stages = [
+        Stage(f"pgd-{loss}", f"PGD-100, EOT 20, {name}", both(partial(_whole, loss, passes)), survivors=later)
+        for loss, name, later in (("ce", "cross-entropy", False), ("margin", "margin", True))
+    ]
+    return Protocol("full", passes, tuple(stages))
+
+
+def _whole(loss: str, passes: int, norm: str) -> Pgd:
+    return pgd(norm, 100, 20, loss, passes)
+
+
+def grid() -> Protocol:
+    """Budget against n* under quick's attack in L-inf: the paper's table 2, and appendix I's budgets."""
+    attack = {"linf": pgd("linf", 20, 5, "ce", 10, selection=5)}
+    levels = (0, 1, 2, 3, 5, 7, 10)
+    sweeps = tuple(Sweep("budget", (1, 2, 4, 8, 15, 25), attack, 100, n_star=level) for level in levels)
+    return Protocol("grid", 10, (), sweeps)
+
+
 # a new protocol is one function and one line here
-PROTOCOLS: Mapping[str, Callable[[], Protocol]] = {"quick": quick, "standard": standard, "paper": paper}
+PROTOCOLS: Mapping[str, Callable[[], Protocol]] = {
+    "quick": quick,
+    "standard": standard,
+    "paper": paper,
+    "full": full,
+    "grid": grid,
+}
 
 
 def protocol(name: str) -> Protocol:

@@ -150,10 +150,10 @@ class _Summary:
         )
 
     def steps(self) -> list[Curve]:
-        """Accuracy of each iterate, for the attacks of the system that count and all clips have."""
-        system, curves = self.plan.rows[0], []
-        for planned in system.conditions:
-            found = list(self.table.get((system.key, planned.key), {}).values())
+        """Accuracy of each iterate, for the attacks that count and meet all clips."""
+        curves = []
+        for row, planned in ((r, c) for r in self.plan.rows for c in r.conditions):
+            found = list(self.table.get((row.key, planned.key), {}).values())
             if not planned.counts or planned.survivors or not found:
                 continue
             length = min(len(outcome.survived) for outcome in found)
@@ -162,11 +162,9 @@ class _Summary:
             means = [sum(o.survived[k] for o in found) for k in range(length)]
             points = [Point(x=k, y=proportion(total, len(found))) for k, total in enumerate(means)]
             note = "each iterate on the draws of its own step, which are new to it"
-            title = f"{planned.title}, {planned.budget}: steps"
+            title = f"{row.title}, {planned.title}, {planned.budget}"
             curves.append(
-                Curve(
-                    axis="steps", title=title, row=system.key, column=planned.column, points=points, note=note
-                )
+                Curve(axis="steps", title=title, row=row.key, column=planned.column, points=points, note=note)
             )
         return curves
 
@@ -180,7 +178,7 @@ class _Summary:
         return Curve(
             axis=planned.axis,
             title=planned.title,
-            row=self.plan.rows[0].key,
+            row=planned.row,
             column=planned.column,
             points=points,
             note=planned.note,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ from audiopure.noise import SeededNoise
 from audiopure.psychoacoustics import Masking
 
 ATTACKING, SCORING = 0, 1  # numbers of noise: a score is on noise that the attack has not seen
-MAX_ROWS = 64
+# clips times draws that go through a model at once: more leave a CPU's caches, fewer leave a GPU idle
+ROWS = {"cpu": 16}
+MANY_ROWS = 256
 
 Done = Mapping[tuple[str, str], Mapping[str, Outcome]]
 Tick = Callable[[str, str, int], None]
@@ -47,6 +49,10 @@ class Worker:
     sample_rate: int
     device: torch.device
     maskings: dict[int, Masking | None] = field(default_factory=dict, init=False)
+
+    @property
+    def rows(self) -> int:
+        return ROWS.get(self.device.type, MANY_ROWS)
 
     @property
     def ledger(self) -> Ledger:
@@ -95,17 +101,17 @@ class Worker:
         if condition.key != CLEAN:
             build = contender.attacks[condition.key]
             attack = build if isinstance(build, Attack) else build(self.context)
-            result = attack(
+            result = _sized(attack, self.rows)(
                 model, batch.waveform, batch.labels, noise=noise.fresh(ATTACKING), lengths=batch.lengths
             )
         heard = batch.waveform if result is None else result.adversarial
         answers = predict(
-            model,
+            contender.judge.to(self.device),
             heard,
             noise=noise.fresh(SCORING),
             passes=row.passes,
             lengths=batch.lengths,
-            max_rows=MAX_ROWS,
+            max_rows=self.rows,
         ).argmax(-1)
         seconds = (time.perf_counter() - started) / len(batch.index)
         audio_folder = self.folder / "audio" / row.key / condition.key
@@ -156,6 +162,18 @@ class Worker:
             "queries": int(result.queries[k]),
             "distances": distances(clean, heard, self.sample_rate, self._masking(index)),
         }
+
+
+def _sized(attack: Attack, rows: int) -> Attack:
+    """The attack with another `max_rows`, which changes memory and speed only."""
+    changes: dict[str, Any] = {}
+    for part in fields(attack):  # type: ignore[arg-type]
+        value = getattr(attack, part.name)
+        if part.name == "max_rows":
+            changes["max_rows"] = rows
+        elif isinstance(value, Attack):
+            changes[part.name] = _sized(value, rows)
+    return replace(attack, **changes) if changes else attack  # type: ignore[type-var]
 
 
 def file_name(clip: str) -> str:
