@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import finding_tables
 import tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,8 +22,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md")
 BLOCK = re.compile(r"(<!-- begin:(?P<name>[\w-]+) -->\n).*?(<!-- end:(?P=name) -->)", re.DOTALL)
 
-# name of a block -> (record in benchmarks/results, how it becomes Markdown)
-BLOCKS: Mapping[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+# name of a block -> (record in benchmarks/results, how it becomes Markdown); findings have a record each
+BLOCKS: Mapping[str, tuple[str | None, Callable[[dict[str, Any]], str]]] = {
     "demo-shipped": ("demo-shipped", tables.demo),
     "demo-sc09": ("demo-sc09", tables.demo),
     "other-model": ("other-model", tables.other_model),
@@ -36,6 +37,10 @@ BLOCKS: Mapping[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "speed": ("speed", tables.speed),
     "memory": ("speed", tables.memory),
     "recognisers": ("recognisers", tables.recognisers),
+    "findings": (None, finding_tables.standard),
+    "findings-paper": (None, finding_tables.paper),
+    "findings-quick": (None, finding_tables.quick),
+    "findings-grid": (None, finding_tables.grid),
 }
 
 
@@ -44,7 +49,7 @@ def fill(text: str) -> str:
 
     def block(match: re.Match[str]) -> str:
         record, render = BLOCKS[match["name"]]
-        values = json.loads((RESULTS / f"{record}.json").read_text())
+        values = json.loads((RESULTS / f"{record}.json").read_text()) if record else {}
         text = re.sub(r"(?<!\\)n\*", r"n\\*", render(values).strip())  # a bare * would start emphasis
         return f"{match[1]}\n{text}\n\n{match[3]}"
 

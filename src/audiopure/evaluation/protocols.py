@@ -135,11 +135,13 @@ SINGLE = ("eot", "selection", "leave", "passes")  # numbers of draws
 
 
 def for_fixed(attack: Attack) -> Attack:
-    """An attack on a system without randomness: one draw wherever it would average."""
+    """An attack on a system without randomness: one draw wherever it would average, no detour of gradients."""
     own = {field.name: getattr(attack, field.name) for field in fields(attack)}  # type: ignore[arg-type]
     changes: dict[str, Any] = {name: 1 for name in SINGLE if own.get(name)}
     if "eot_start" in own:
         changes["eot_start"] = None
+    if "route" in own:  # there is no purifier to take another through
+        changes["route"] = "exact"
     if isinstance(own.get("start"), Attack):
         changes["start"] = for_fixed(own["start"])
     return replace(attack, **changes)  # type: ignore[type-var]

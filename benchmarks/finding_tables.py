@@ -1,0 +1,145 @@
+"""The findings as Markdown: tables made of the cards in benchmarks/results/findings, whichever there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tables import table
+
+from audiopure.evaluation.card import Card, Condition, Headline, Metrics, Proportion, Row
+from audiopure.evaluation.card_io import read_card
+
+CARDS = Path(__file__).resolve().parent / "results" / "findings"
+TITLES = {
+    "none": "none",
+    "noise-only": "noise only, n*=3",
+    "one-shot": "one-shot, n*=3",
+    "n3": "purified, n*=3",
+}
+LEVELS = (1, 2, 3, 5, 7, 10)
+COLUMNS = {"linf": "L∞ 0.002", "l2": "L2 0.253"}
+
+
+def cards(names: Iterable[str]) -> dict[str, Card]:
+    """Those of the named cards that there are."""
+    return {name: read_card(path) for name in names if (path := CARDS / f"{name}.json").is_file()}
+
+
+def standard(_: object) -> str:
+    """What exact gradients report: every system under `standard`."""
+    found = cards(f"standard-{name}" for name in TITLES)
+    body = []
+    for name, card in found.items():
+        row = card.rows[0]
+        cells = [readings(clean(row))]
+        cells += [readings(headline(row, column)) for column in (*COLUMNS, "gain")]
+        body.append([TITLES[name.removeprefix("standard-")], *cells])
+    return _with_notes(["defence", "clean", *COLUMNS.values(), "equaliser, 6 dB"], body, found)
+
+
+def paper(_: object) -> str:
+    """What the paper's protocol reports for the same systems."""
+    found = cards(f"paper-{name}" for name in TITLES)
+    body = []
+    for name, card in found.items():
+        row = card.rows[0]
+        cells = [brief(clean(row).average)]
+        for stage in ("as-released", "as-written"):
+            cells += [any_iterate(row, f"{stage}/{column}") for column in COLUMNS]
+        body.append([TITLES[name.removeprefix("paper-")], *cells])
+    heads = [f"as {how}, {column}" for how in ("released", "written") for column in COLUMNS.values()]
+    return _with_notes(["defence", "clean", *heads], body, found)
+
+
+def quick(_: object) -> str:
+    """Other n* and the recogniser of others, under `quick`, with the controls beside."""
+    found = cards([*(f"quick-n{level}" for level in LEVELS), "quick-other"])
+    body = []
+    for name, card in found.items():
+        other = name == "quick-other"
+        for row in card.rows:
+            if row.key == "system":
+                title = "third-party recogniser, n*=3" if other else f"n*={name.removeprefix('quick-n')}"
+            elif row.key == "noise-only" or (row.key == "none" and name in ("quick-n3", "quick-other")):
+                title = row.title + (", third-party" if other else "")
+                title += f", n*={name.removeprefix('quick-n')}" if row.key != "none" and not other else ""
+            else:
+                continue
+            cells = [readings(clean(row)), *(readings(headline(row, column)) for column in COLUMNS)]
+            body.append([title, *cells])
+    return _with_notes(["system", "clean", *COLUMNS.values()], body, found)
+
+
+def grid(_: object) -> str:
+    """The paper's table 2 in our setting."""
+    found = cards(["grid"])
+    if not found:
+        return "Not run yet."
+    card = found["grid"]
+    rows = {row.key: row for row in card.rows if row.key.startswith("n_star=")}
+    budgets = [c.key for c in next(iter(rows.values())).conditions if c.key.startswith("budget-")]
+    body = []
+    for key in budgets:
+        factor = float(key.removeprefix("budget-").partition("/")[0])
+        cells = [brief(find(row, key).attacked.average) for row in rows.values()]
+        body.append([f"{0.002 * factor:g}", *cells])
+    heads = [f"n*={key.removeprefix('n_star=')}" for key in rows]
+    return _with_notes(["eps, L∞", *heads], body, found)
+
+
+def _with_notes(heads: list[str], body: list[list[str]], found: dict[str, Card]) -> str:
+    if not found:
+        return "Not run yet."
+    first = next(iter(found.values()))
+    name, passes = first.protocol.name, first.protocol.passes
+    reading = f"Average over {passes} fresh passes with the 95 % interval over clips"
+    how = {
+        "paper": "Share of clips that no single draw of any iterate failed, as the paper counts.",
+        "grid": f"{reading}.",
+    }
+    sentences = [
+        f"`{first.data.name}`, {first.data.split} split, {first.data.clips} clips, protocol `{name}`.",
+        how.get(name, f"{reading}; below, the share right in every pass / by majority vote."),
+    ]
+    flags = [
+        f"{name}: {flag.sentence}"
+        for name, card in found.items()
+        for flag in card.flags
+        if flag.kind == "violation"
+    ]
+    sentences += [f"**Flagged.** {sentence}" for sentence in flags]
+    hours = sum(card.cost.seconds for card in found.values()) / 3600
+    sentences.append(f"{hours:.1f} core hours.")
+    return table(heads, body) + "\n\n" + " ".join(sentences)
+
+
+def readings(metrics: Metrics | None) -> str:
+    if metrics is None:
+        return "not run"
+    first = f"**{brief(metrics.average)}**"
+    if metrics.passes == 1:
+        return first
+    return f"{first}<br>{100 * metrics.worst.value:.0f} / {100 * metrics.vote.value:.0f}"
+
+
+def brief(share: Proportion) -> str:
+    return f"{100 * share.value:.1f} [{100 * share.low:.0f}, {100 * share.high:.0f}]"
+
+
+def clean(row: Row) -> Metrics:
+    return find(row, "clean").attacked
+
+
+def headline(row: Row, column: str) -> Metrics | None:
+    found: list[Headline] = [h for h in row.headlines if h.column == column]
+    return found[0].attacked if found else None
+
+
+def find(row: Row, key: str) -> Condition:
+    return next(condition for condition in row.conditions if condition.key == key)
+
+
+def any_iterate(row: Row, key: str) -> str:
+    share = find(row, key).any_iterate
+    return "not run" if share is None else brief(share)
