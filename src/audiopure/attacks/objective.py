@@ -44,6 +44,10 @@ class Stacked:
     def fresh(self, number: int) -> Stacked:
         return Stacked(tuple(source.fresh(number) for source in self.sources))
 
+    def rows(self, index: Sequence[int]) -> Stacked:
+        """The same noise for some rows of a batch in which each source has one row."""
+        return Stacked(tuple(self.sources[i] for i in index))
+
 
 def call(model: nn.Module, waveform: Tensor, noise: NoiseSource, lengths: Tensor | None) -> Tensor:
     """Logits of a model, which gets `noise` and `lengths` if its `forward` names them.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from audiopure.attacks.ball import Ball, unit
 from audiopure.attacks.base import Attack, AttackResult, Cost
 from audiopure.attacks.criteria import Criterion
-from audiopure.attacks.objective import Objective, Value
+from audiopure.attacks.objective import Objective, Stacked, Value
+from audiopure.attacks.restarts import apart, groups, joined
 from audiopure.attacks.routes import reroute
 from audiopure.errors import InputError
 from audiopure.noise import SeededNoise
@@ -40,7 +41,7 @@ class Pgd(Attack):
         eot: draws of the defence's randomness whose loss gradients are averaged at each step.
         eot_start: draws at the first step, if they shall grow geometrically to `eot` at the last: early steps
             need the direction only roughly.
-        restarts: runs; with `random_start` each starts elsewhere.
+        restarts: runs; with `random_start` each starts elsewhere. As many as fit are climbed at once.
         random_start: start at a random point of the ball, else at the clip.
         start: start at what this attack finds instead. Where gradients lead into local optima, a few hundred
             queries of Square lead out: of 20 `sc09` clips at L-inf .002 the undefended recogniser kept 20 %
@@ -51,7 +52,7 @@ class Pgd(Attack):
         selection: fresh draws that judge the candidates; by default as many as `eot`.
         leave: a clip leaves a run once all of so many fresh passes fail; None keeps it to the end.
         bits: 16 rounds the result to 16-bit samples within the budget, None keeps floating point.
-        max_rows: clips times draws that go through the model at once.
+        max_rows: clips times draws times restarts that go through the model at once.
     """
 
     norm: Literal["linf", "l2"] = "linf"
@@ -123,16 +124,16 @@ class Pgd(Attack):
         ball = self._ball(waveform, labels, lengths)
         objective = Objective(model, labels, self.loss, self.targeted, lengths, self.max_rows)
         runs: list[_Run] = []
-        for restart in range(self.restarts):
-            source, found = noise.fresh(restart), None
+        for group in groups(self.restarts, len(waveform) * self.eot, self.max_rows):
+            found = []
             if self.start is not None:
-                # a number that no step of the run uses
-                begin = source.fresh(2 * self.steps + 3)
-                found = self.start(model, waveform, labels, noise=begin, lengths=lengths)
-            run = _Run(self, objective, ball, source, found)
-            run.climb(progress)
-            runs.append(run)
-        candidates = [x for run in runs for x in (run.best, run.x)]
+                for restart in group:
+                    # a number that no step of the run uses
+                    begin = noise.fresh(restart).fresh(2 * self.steps + 3)
+                    found.append(self.start(model, waveform, labels, noise=begin, lengths=lengths))
+            runs.append(_Run(self, objective, ball, joined(noise, group, len(waveform)), found, len(group)))
+            runs[-1].climb(progress)
+        candidates = [x for run in runs for x in run.candidates]
         if self.bits == 16:
             candidates = [ball.round16(x) for x in candidates]
         judge, passes = noise.fresh(self.restarts), self.selection or self.eot
@@ -142,9 +143,10 @@ class Pgd(Attack):
         return AttackResult(
             torch.stack(candidates)[choice, rows],
             best,
-            torch.stack([torch.stack(run.losses) for run in runs]),
-            torch.stack([torch.stack(run.survived) for run in runs]),
-            torch.stack([run.queries for run in runs]).sum(0) + len(candidates) * passes,
+            torch.cat([apart(run.losses, run.side) for run in runs]),
+            torch.cat([apart(run.survived, run.side) for run in runs]),
+            torch.cat([run.queries.unflatten(0, (run.side, -1)) for run in runs]).sum(0)
+            + len(candidates) * passes,
         )
 
     def climbed(self, objective: Objective) -> Objective:
@@ -163,31 +165,49 @@ class Pgd(Attack):
 
 
 class _Run:
-    """One restart: the last iterate `x`, the `best` by mean loss, and what was seen on the way."""
+    """Restarts `side` by side: the last iterate `x`, the `best` by mean loss, and what was seen on the way.
+
+    The rows are the clips of one restart after those of another; `found`, if any, is where each starts.
+    """
 
     def __init__(
-        self, attack: Pgd, objective: Objective, ball: Ball, noise: SeededNoise, found: AttackResult | None
+        self,
+        attack: Pgd,
+        objective: Objective,
+        ball: Ball,
+        noise: SeededNoise | Stacked,
+        found: Sequence[AttackResult],
+        side: int,
     ):
-        self.attack, self.objective, self.ball, self.noise = attack, objective, ball, noise
-        self.route = attack.climbed(objective)
-        self.x = ball.random(noise.fresh(0)) if attack.random_start else ball.clean
-        if found is not None:
-            self.x = found.adversarial
+        rows = torch.arange(len(ball.clean), device=ball.clean.device).repeat(side)
+        self.attack, self.noise, self.side = attack, noise, side
+        self.objective, self.ball = objective.rows(rows), ball.rows(rows)
+        self.route = attack.climbed(self.objective)
+        self.x = self.ball.random(noise.fresh(0)) if attack.random_start else self.ball.clean
+        if found:
+            self.x = torch.cat([result.adversarial for result in found])
         count = len(self.x)
         self.best, self.best_loss = self.x.clone(), self.x.new_full((count,), -torch.inf)
         self.velocity = torch.zeros_like(self.x)
         self.active = torch.arange(count, device=self.x.device)
         self.queries = torch.zeros(count, dtype=torch.long, device=self.x.device)
-        if found is not None:
-            self.queries += found.queries
+        if found:
+            self.queries += torch.cat([result.queries for result in found])
         self.losses: list[Tensor] = []
         self.survived: list[Tensor] = []
+
+    @property
+    def candidates(self) -> list[Tensor]:
+        """Of each restart, its best and its last iterates. Shape: (B, T) each."""
+        pairs = zip(self.best.chunk(self.side), self.x.chunk(self.side), strict=True)
+        return [x for pair in pairs for x in pair]
 
     def climb(self, progress: Callable[[], None] | None) -> None:
         for step in range(self.attack.steps):
             self._step(step)
             if progress is not None:
-                progress()
+                for _ in range(self.side):
+                    progress()
         if len(self.active):
             rows = self.active
             source = self._source(self.attack.steps + 1)
@@ -224,7 +244,7 @@ class _Run:
         self.best[gone], self.best_loss[gone] = self.x[gone], torch.inf
         return ~torch.isin(self.active, gone)
 
-    def _source(self, number: int, rows: Tensor | None = None) -> SeededNoise:
+    def _source(self, number: int, rows: Tensor | None = None) -> SeededNoise | Stacked:
         index = self.active if rows is None else rows
         return self.noise.fresh(number).rows(index.tolist())
 
