@@ -6,13 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_attacks import Norm, clips, defended
+from test_attacks import Norm, Shrinker, clips, defended
+from test_attacks_apgd import Classes
 from torch import Tensor, nn
 
+import audiopure
 from audiopure.attacks import Attack, Pgd
 from audiopure.attacks.apgd import Apgd
 from audiopure.attacks.restarts import groups, joined
 from audiopure.noise import SeededNoise
+from audiopure.purifier import Purifier
 
 
 class Counting(nn.Module):
@@ -33,13 +36,15 @@ def attacks(norm: Norm, eps: float) -> list[Attack]:
         Pgd(**shared, momentum=0.5),
         Pgd(**shared, leave=3, start=Pgd(norm=norm, eps=eps, steps=1)),
         Apgd(**shared, loss="margin"),
+        Apgd(norm=norm, eps=eps, steps=7, eot=2, bits=None, loss="dlr", targets=3),
     ]
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.05), ("l2", 0.3)])
 def test_side_by_side_or_one_after_another_restarts_find_the_same(norm: Norm, eps: float) -> None:
     """Some clips leave some of the restarts early, others stay: rows of all kinds share a batch."""
-    model, x, lengths = defended().double(), clips(4).double(), torch.tensor([64, 64, 50, 33])
+    model = audiopure.defend(Classes(), Purifier(Shrinker(), n_star=3)).double()
+    x, lengths = clips(4).double(), torch.tensor([64, 64, 50, 33])
     labels, noise = model(x, noise=SeededNoise(8)).argmax(1), SeededNoise(2).for_items([4, 9, 1, 7])
     for attack in attacks(norm, eps):
         found = [

@@ -14,7 +14,8 @@ from audiopure.attacks.ball import Ball
 from audiopure.attacks.base import Attack, AttackResult, Cost, predict
 from audiopure.attacks.climb import Climb, check_settings, choose
 from audiopure.attacks.criteria import Criterion
-from audiopure.attacks.objective import Objective, Slope, Value
+from audiopure.attacks.objective import Objective, Slope, Stacked, Value
+from audiopure.attacks.restarts import candidates, counted, groups, joined
 from audiopure.attacks.routes import reroute
 from audiopure.errors import InputError
 from audiopure.noise import SeededNoise
@@ -55,7 +56,7 @@ class Apgd(Attack):
         norm, eps: the budget.
         steps: gradient steps of each run.
         eot: draws of the defence's randomness whose loss gradients are averaged at each step.
-        restarts: runs; with `random_start` each starts elsewhere.
+        restarts: runs; with `random_start` each starts elsewhere. As many as fit are climbed at once.
         random_start: start at a random point of the ball, else at the clip.
         loss: "ce", "dlr", "margin" or a `Criterion`.
         targets: APGD-T: run towards each of so many wrong classes, the likeliest by the mean of their log
@@ -64,7 +65,7 @@ class Apgd(Attack):
         targeted: the labels are those the attacker wants to be heard.
         selection: fresh draws that judge the candidates; by default as many as `eot`.
         bits: 16 rounds the result to 16-bit samples within the budget, None keeps floating point.
-        max_rows: clips times draws that go through the model at once.
+        max_rows: clips times draws times runs that go through the model at once.
     """
 
     norm: Literal["linf", "l2"] = "linf"
@@ -116,12 +117,17 @@ class Apgd(Attack):
         goals = [objective]
         if self.targets is not None:
             goals = self._goals(objective, ball.clean, noise.fresh(runs + 1))
-        climbs: list[_Run] = []
-        for number in range(runs):
-            climbs.append(_Run(self, goals[number % len(goals)], ball, noise.fresh(number)))
-            climbs[-1].climb(progress)
-        candidates = [x for run in climbs for x in (run.best, run.x)]
-        result = choose(objective, ball, climbs, candidates, noise.fresh(runs), passes, self.bits)
+        climbs: list[Climb] = []
+        points: list[Tensor] = []
+        for group in groups(runs, len(waveform) * self.eot, self.max_rows):
+            rows = torch.arange(len(waveform), device=waveform.device).repeat(len(group))
+            wanted = torch.cat([goals[number % len(goals)].labels for number in group])
+            goal = replace(goals[0].rows(rows), labels=wanted)
+            run = _Run(self, goal, ball.rows(rows), joined(noise, group, len(waveform)))
+            run.climb(counted(progress, len(group)))
+            climbs += run.apart(len(group))
+            points += candidates(run.best, run.x, len(group))
+        result = choose(objective, ball, climbs, points, noise.fresh(runs), passes, self.bits)
         return result if self.targets is None else replace(result, queries=result.queries + passes)
 
     def _goals(self, objective: Objective, clean: Tensor, noise: SeededNoise) -> list[Objective]:
@@ -173,7 +179,7 @@ class Towards:
 class _Run(Climb):
     """One run: the last iterate `x`, the `best` by mean loss, and what was seen on the way."""
 
-    def __init__(self, attack: Apgd, objective: Objective, ball: Ball, noise: SeededNoise):
+    def __init__(self, attack: Apgd, objective: Objective, ball: Ball, noise: SeededNoise | Stacked):
         super().__init__(ball.clean)
         self.objective = replace(objective, model=reroute(objective.model, attack.route))
         self.ball, self.noise, self.steps, self.eot = ball, noise, attack.steps, attack.eot

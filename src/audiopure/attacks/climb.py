@@ -27,6 +27,15 @@ class Climb:
         self.survived: list[Tensor] = []
         self._none = clean.new_zeros(count)
 
+    def apart(self, runs: int) -> list[Climb]:
+        """The records of runs that were side by side in the batch, each a share of its rows, in turn."""
+        parts = [Climb(clips) for clips in self._none.chunk(runs)]
+        for number, part in enumerate(parts):
+            part.queries = self.queries.chunk(runs)[number]
+            part.losses = [loss.chunk(runs)[number] for loss in self.losses]
+            part.survived = [share.chunk(runs)[number] for share in self.survived]
+        return parts
+
     def see(self, value: Value | None) -> None:
         """Note the active clips' iterate, None if there are no such clips; others keep their last value."""
         loss = self.losses[-1].clone() if self.losses else self._none.clone()

@@ -13,7 +13,7 @@ from audiopure.attacks.ball import Ball, unit
 from audiopure.attacks.base import Attack, AttackResult, Cost
 from audiopure.attacks.criteria import Criterion
 from audiopure.attacks.objective import Objective, Stacked, Value
-from audiopure.attacks.restarts import apart, groups, joined
+from audiopure.attacks.restarts import apart, candidates, counted, groups, joined
 from audiopure.attacks.routes import reroute
 from audiopure.errors import InputError
 from audiopure.noise import SeededNoise
@@ -132,21 +132,21 @@ class Pgd(Attack):
                     begin = noise.fresh(restart).fresh(2 * self.steps + 3)
                     found.append(self.start(model, waveform, labels, noise=begin, lengths=lengths))
             runs.append(_Run(self, objective, ball, joined(noise, group, len(waveform)), found, len(group)))
-            runs[-1].climb(progress)
-        candidates = [x for run in runs for x in run.candidates]
+            runs[-1].climb(counted(progress, len(group)))
+        points = [x for run in runs for x in candidates(run.best, run.x, run.side)]
         if self.bits == 16:
-            candidates = [ball.round16(x) for x in candidates]
+            points = [ball.round16(x) for x in points]
         judge, passes = noise.fresh(self.restarts), self.selection or self.eot
-        losses = torch.stack([objective.value(x, judge, passes) for x in candidates])
+        losses = torch.stack([objective.value(x, judge, passes) for x in points])
         best, choice = losses.max(0)
         rows = torch.arange(len(waveform), device=waveform.device)
         return AttackResult(
-            torch.stack(candidates)[choice, rows],
+            torch.stack(points)[choice, rows],
             best,
             torch.cat([apart(run.losses, run.side) for run in runs]),
             torch.cat([apart(run.survived, run.side) for run in runs]),
             torch.cat([run.queries.unflatten(0, (run.side, -1)) for run in runs]).sum(0)
-            + len(candidates) * passes,
+            + len(points) * passes,
         )
 
     def climbed(self, objective: Objective) -> Objective:
@@ -196,18 +196,11 @@ class _Run:
         self.losses: list[Tensor] = []
         self.survived: list[Tensor] = []
 
-    @property
-    def candidates(self) -> list[Tensor]:
-        """Of each restart, its best and its last iterates. Shape: (B, T) each."""
-        pairs = zip(self.best.chunk(self.side), self.x.chunk(self.side), strict=True)
-        return [x for pair in pairs for x in pair]
-
     def climb(self, progress: Callable[[], None] | None) -> None:
         for step in range(self.attack.steps):
             self._step(step)
             if progress is not None:
-                for _ in range(self.side):
-                    progress()
+                progress()
         if len(self.active):
             rows = self.active
             source = self._source(self.attack.steps + 1)

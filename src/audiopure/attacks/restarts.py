@@ -6,6 +6,8 @@ long as its share of a gradient of eight. Which runs share a batch changes nothi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -33,3 +35,21 @@ def apart(record: list[Tensor], runs: int) -> Tensor:
     Shape: a list of (runs * B,) -> (runs, iterates, B).
     """
     return torch.stack(record).unflatten(1, (runs, -1)).transpose(0, 1)
+
+
+def candidates(best: Tensor, last: Tensor, runs: int) -> list[Tensor]:
+    """What each run side by side proposes: its best iterate, then its last one. Shape: (B, T) each."""
+    pairs = zip(best.chunk(runs), last.chunk(runs), strict=True)
+    return [x for pair in pairs for x in pair]
+
+
+def counted(progress: Callable[[], None] | None, runs: int) -> Callable[[], None] | None:
+    """Progress that counts a step of runs side by side as a step of each."""
+    if progress is None:
+        return None
+
+    def tick() -> None:
+        for _ in range(runs):
+            progress()
+
+    return tick
