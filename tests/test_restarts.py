@@ -11,7 +11,7 @@ from test_attacks_apgd import Classes
 from torch import Tensor, nn
 
 import audiopure
-from audiopure.attacks import Attack, Pgd
+from audiopure.attacks import Attack, Pgd, Square
 from audiopure.attacks.apgd import Apgd
 from audiopure.attacks.restarts import groups, joined
 from audiopure.noise import SeededNoise
@@ -37,6 +37,7 @@ def attacks(norm: Norm, eps: float) -> list[Attack]:
         Pgd(**shared, leave=3, start=Pgd(norm=norm, eps=eps, steps=1)),
         Apgd(**shared, loss="margin"),
         Apgd(norm=norm, eps=eps, steps=7, eot=2, bits=None, loss="dlr", targets=3),
+        Square(norm=norm, eps=eps, queries=40, eot=2, restarts=3, leave=3, bits=None),
     ]
 
 

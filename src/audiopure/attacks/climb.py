@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from audiopure.attacks.ball import Ball
 from audiopure.attacks.base import AttackResult
-from audiopure.attacks.objective import Objective, Value
+from audiopure.attacks.objective import Objective, Stacked, Value
 from audiopure.defended import Defended, takes
 from audiopure.errors import InputError
 from audiopure.noise import SeededNoise
@@ -45,7 +45,7 @@ class Climb:
         self.losses.append(loss)
         self.survived.append(survived)
 
-    def leave(self, objective: Objective, x: Tensor, noise: SeededNoise, passes: int) -> Tensor:
+    def leave(self, objective: Objective, x: Tensor, noise: SeededNoise | Stacked, passes: int) -> Tensor:
         """Let clips go whose last noted draws and then `passes` fresh ones all fail at x (B, T).
 
         Returns which clips have left, as indices.

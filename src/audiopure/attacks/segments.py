@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from audiopure.attacks.ball import L2, Ball, unit
-from audiopure.noise import SeededNoise
+from audiopure.noise import NoiseSource
 
 HALVED = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # steps of 10 000 after which the share is halved
 STRIPES = 100  # blocks of one sign at the start, in the length of the batch
@@ -27,7 +27,7 @@ def share(step: int, steps: int, start: float) -> float:
     return start / 2 ** sum(reached > mark for mark in HALVED)
 
 
-def stripes(ball: Ball, noise: SeededNoise) -> Tensor:
+def stripes(ball: Ball, noise: NoiseSource) -> Tensor:
     """A start on the border of the ball: blocks of random sign, the stripes of the source. Shape: (B, T)."""
     batch, length = ball.clean.shape
     width = -(-length // STRIPES)
@@ -36,7 +36,7 @@ def stripes(ball: Ball, noise: SeededNoise) -> Tensor:
     return ball.project(ball.clean + ball.eps * ball.ascent(signs))
 
 
-def propose(ball: Ball, x: Tensor, share: float, noise: SeededNoise, tones: bool) -> Tensor:
+def propose(ball: Ball, x: Tensor, share: float, noise: NoiseSource, tones: bool) -> Tensor:
     """x with one segment of each clip, `share` of its length, changed within the budget.
 
     Shape: (B, T) -> (B, T).

@@ -13,7 +13,8 @@ from audiopure.attacks.ball import Ball
 from audiopure.attacks.base import Attack, AttackResult, Cost
 from audiopure.attacks.climb import Climb, check_settings, choose, randomised
 from audiopure.attacks.criteria import Criterion
-from audiopure.attacks.objective import Objective, Value
+from audiopure.attacks.objective import Objective, Stacked, Value
+from audiopure.attacks.restarts import counted, groups, joined
 from audiopure.attacks.segments import propose, share, stripes
 from audiopure.errors import InputError
 from audiopure.noise import SeededNoise
@@ -42,13 +43,13 @@ class Square(Attack):
         p_init: share of the clip that the first proposals change; halved by AutoAttack's schedule.
         tones: segments sound at a random pitch; False is the literal reading of a square in one dimension.
         eot: draws of the defence's randomness that judge a proposal.
-        restarts: runs.
+        restarts: runs. As many as fit are climbed at once.
         loss: a name in `criteria.CRITERIA`, such as "ce" or "margin", or a `Criterion`.
         targeted: the labels are those the attacker wants to be heard.
         selection: fresh draws that judge the runs' last incumbents; by default as many as `eot`.
         leave: a clip leaves a run once all of so many fresh passes fail; None keeps it to the end.
         bits: 16 rounds the result to 16-bit samples within the budget, None keeps floating point.
-        max_rows: clips times draws that go through the model at once.
+        max_rows: clips times draws times restarts that go through the model at once.
     """
 
     norm: Literal["linf", "l2"] = "linf"
@@ -97,18 +98,23 @@ class Square(Attack):
     ) -> AttackResult:
         ball = self._ball(waveform, labels, lengths)
         objective = Objective(model, labels, self.loss, self.targeted, lengths, self.max_rows)
-        runs = [_Run(self, objective, ball, noise.fresh(restart)) for restart in range(self.restarts)]
-        for run in runs:
-            run.climb(progress)
+        climbs: list[Climb] = []
+        points: list[Tensor] = []
+        for group in groups(self.restarts, len(waveform) * self.eot, self.max_rows):
+            rows = torch.arange(len(waveform), device=waveform.device).repeat(len(group))
+            source = joined(noise, group, len(waveform))
+            run = _Run(self, objective.rows(rows), ball.rows(rows), source)
+            run.climb(counted(progress, len(group)))
+            climbs += run.record.apart(len(group))
+            points += run.x.chunk(len(group))
         judge, passes = noise.fresh(self.restarts), self.selection or self.eot
-        records, candidates = [run.record for run in runs], [run.x for run in runs]
-        return choose(objective, ball, records, candidates, judge, passes, self.bits)
+        return choose(objective, ball, climbs, points, judge, passes, self.bits)
 
 
 class _Run:
-    """One restart: the incumbents `x` (B, T), what is known of them on a fixed model, and the record."""
+    """Restarts side by side: incumbents `x` (B, T), what is known of them on a fixed model, the record."""
 
-    def __init__(self, attack: Square, objective: Objective, ball: Ball, noise: SeededNoise):
+    def __init__(self, attack: Square, objective: Objective, ball: Ball, noise: SeededNoise | Stacked):
         self.attack, self.objective, self.ball, self.noise = attack, objective, ball, noise
         self.x = stripes(ball, noise.fresh(0))
         self.record = Climb(ball.clean)
@@ -167,5 +173,5 @@ class _Run:
         self.record.queries[self.record.active] += each * draws
         return self.objective.rows(rows).measure(points, self._source(query, 1).rows(rows.tolist()), draws)
 
-    def _source(self, query: int, purpose: int) -> SeededNoise:
+    def _source(self, query: int, purpose: int) -> SeededNoise | Stacked:
         return self.noise.fresh(1 + 3 * query + purpose)
