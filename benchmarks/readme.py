@@ -36,6 +36,7 @@ BLOCKS: Mapping[str, tuple[str | None, Callable[[dict[str, Any]], str]]] = {
     "steps": ("variants", tables.steps),
     "speed": ("speed", tables.speed),
     "memory": ("speed", tables.memory),
+    "attack-speed": ("attack-speed", tables.attack_speed),
     "recognisers": ("recognisers", tables.recognisers),
     "findings": (None, finding_tables.standard),
     "findings-paper": (None, finding_tables.paper),

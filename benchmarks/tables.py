@@ -219,3 +219,37 @@ def other_model(record: Record) -> str:
         f"{record['attacks'][0].partition(', restarts')[0]}), and the same in L2."
     )
     return table(["accuracy, %", *budgets], body) + "\n\n" + text
+
+
+def attack_speed(record: Record) -> str:
+    facts, settings, used = record["machine"], record["settings"], str(record["settings"]["used"])
+    body = []
+    for row in record["rows"]:
+        batched = (f"{row['gradients'][str(n)]:.0f}" for n in settings["rows"])
+        faster = row["gradients"][used] / row["naive_gradients"]
+        steps = f"{row['steps']:.1f} / {row['naive_steps']:.1f}"
+        title = f"{row['system']}, {row['threads']} thread{'s' if row['threads'] > 1 else ''}"
+        share = f"{100 * row['share']:.0f} %"
+        body.append([title, f"{row['naive_gradients']:.0f}", *batched, f"{faster:.2f}", steps, share])
+    head = ["exact gradients a second", "naive loop", *(f"{n} rows" for n in settings["rows"])]
+    head += [f"{used} rows over naive", "PGD steps a second / naive", "of the machine's arithmetic"]
+    peak = " and ".join(f"{value:.0f}" for value in record["peak_gflops"].values())
+    exact = max(value for name, value in record["agreement"].items() if "bf16" not in name)
+    rounded = max(record["agreement"].values())
+    work = ", ".join(f"{name} {value:.2f}" for name, value in record["gflop"].items())
+    text = (
+        f"{facts['device']}, PyTorch {facts['torch']}, {settings['clips']} clips of one second; best of "
+        "several rounds. Rows are clips times draws that go through the model at once; an evaluation on a "
+        f"CPU uses {used}. The naive loop takes clip by clip and draw by draw; gradients differ by {exact:.0e} "
+        f"of their length at most (bf16: {rounded:.0e}). A step is one update of one clip, EOT "
+        f"{settings['draws']}. Arithmetic: operations of matrix products and convolutions in a gradient "
+        f"({work} GFLOP; FFTs and all that is elementwise are not counted) over those of a large float32 "
+        f"matrix product in the same time ({peak} GFLOP/s with 1 and 2 threads)."
+    )
+    others = ["", "two processes of 1 thread, gradients a second", "one process of 2 threads"]
+    others += [f"{settings['restarts']} restarts of one clip side by side, steps a second", "in turn"]
+    others += ["time with denormals over without"]
+    rest = [
+        [name, *(f"{value:.3g}" for value in values.values())] for name, values in record["together"].items()
+    ]
+    return "\n\n".join([table(head, body), text, table(others, rest)])
