@@ -240,7 +240,7 @@ def attack_speed(record: Record) -> str:
         f"{facts['device']}, PyTorch {facts['torch']}, {settings['clips']} clips of one second; best of "
         "several rounds. Rows are clips times draws that go through the model at once; an evaluation on a "
         f"CPU uses {used}. The naive loop takes clip by clip and draw by draw; gradients differ by at most "
-        f"{exact:.0e} of their length in float64, {single:.0e} as timed. A step is one update of one clip, EOT "
+        f"{exact:.0e} of their length in float64, {single:.0e} as timed. A step updates one clip, EOT "
         f"{settings['draws']}. Arithmetic: operations of matrix products and convolutions in a gradient "
         f"({work} GFLOP; FFTs and all that is elementwise are not counted) over those of a large float32 "
         f"matrix product in the same time ({peak} GFLOP/s with 1 and 2 threads)."
