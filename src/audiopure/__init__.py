@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from audiopure.api import load_purifier, load_recogniser, purify
     from audiopure.defended import Defended, defend
     from audiopure.errors import AudiopureError, InputError, MissingExtraError, WeightsError
+    from audiopure.evaluation.evaluate import evaluate
     from audiopure.level import FixedLevel, SpeechLevel
     from audiopure.noise import SeededNoise, system_noise
     from audiopure.purifier import Purifier
@@ -29,6 +30,7 @@ _HOMES = {
     "InputError": "errors",
     "MissingExtraError": "errors",
     "WeightsError": "errors",
+    "evaluate": "evaluation.evaluate",
     "FixedLevel": "level",
     "SpeechLevel": "level",
     "SeededNoise": "noise",
@@ -48,6 +50,7 @@ __all__ = [
     "WeightsError",
     "__version__",
     "defend",
+    "evaluate",
     "load_purifier",
     "load_recogniser",
     "purify",

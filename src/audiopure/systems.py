@@ -11,13 +11,18 @@ A system is written as the sound passes through it, parts joined by "+", options
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from audiopure import hub
 from audiopure.api import load_purifier, load_recogniser
@@ -39,7 +44,8 @@ class System:
         undefended: the same model without its defences.
         labels: of the logits' columns.
         sample_rate: Hz.
-        weights: first digits of the SHA-256 of every weights file, by name.
+        weights: first digits of the SHA-256 of every weights file, by name; of a model without one, of its
+            parameters and settings.
     """
 
     spec: str
@@ -68,6 +74,8 @@ def load_system(spec: str) -> System:
         model = defend(model, _purifier(defence, settings))
     named = [name for name, options in parts for name in (name, options.get("path", ""))]
     weights = {name: hub.digest(name) for name in named if name in hub.SHIPPED or Path(name).is_file()}
+    if not (name in weights or options):
+        weights[name] = fingerprint(recogniser)
     return as_system(model.eval(), spec=spec, weights=weights)
 
 
@@ -87,7 +95,18 @@ def as_system(
         raise InputError(
             f"{name}: the model needs the attributes `labels` (of its logits, in order) and `sample_rate`"
         )
-    return System(name, model, bare, tuple(labels), int(rate), dict(weights or {}))
+    found = {name: fingerprint(model)} if weights is None else dict(weights)
+    return System(name, model, bare, tuple(labels), int(rate), found)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """First 16 hex digits of a SHA-256 of a model's parameters, buffers, and what its `repr` shows."""
+    known = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr(model)).encode())
+    for name, value in model.state_dict().items():
+        known.update(name.encode())
+        if isinstance(value, Tensor):
+            known.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return known.hexdigest()[:16]
 
 
 def _part(text: str) -> tuple[str, dict[str, str]]:
@@ -115,6 +134,10 @@ def _recogniser(name: str, options: Options) -> nn.Module:
 
 def _imported(name: str) -> nn.Module:
     module, _, attribute = name.partition(":")
+    if (
+        os.getcwd() not in sys.path
+    ):  # where users keep modules of their own; an installed command does not look
+        sys.path.append(os.getcwd())
     try:
         found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:

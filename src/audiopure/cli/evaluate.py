@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import ValidationError
 
-from audiopure.cli.console import duration, progress, say
+from audiopure.cli.console import advancing, duration, say
 from audiopure.cli.device import prepare
 from audiopure.errors import InputError
 
@@ -70,20 +70,17 @@ def evaluate(
     Writes report.json, report.md and index.html (self-contained), and beside them every attacked clip.
     """
     least = _least(fail_under or [])
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output}: is a file, not a folder to write to.")
-    from audiopure.evaluation.evaluate import begin, conclude
+    from audiopure.evaluation import running
+    from audiopure.evaluation.engine import Evaluation, EvaluationConfig
     from audiopure.evaluation.evaluate import merge as united
 
     if merge:
         _show(united(merge, output), output, least)
         return
-    from audiopure.evaluation import running
-    from audiopure.evaluation.engine import Evaluation
-
-    count = workers or (running.cores() if device == "cpu" else 1)
-    prepare(device, threads or (1 if count > 1 else running.cores()))
-    config = _config(
+    workers = workers or (running.cores() if device == "cpu" else 1)
+    threads = threads or (1 if workers > 1 else running.cores())
+    prepare(device, threads)
+    config = EvaluationConfig.of(
         system=system,
         data=data,
         protocol=protocol,
@@ -94,41 +91,32 @@ def evaluate(
         shard=_shard(shard),
         device=device,
     )
-    work = Evaluation.prepare(config, output, threads=threads or 1)
-    gradients = begin(work, allow_broken=allow_broken_gradient, progress=say)
-    _run(work, count, threads or (1 if count > 1 else running.cores()))
-    _show(conclude(work, gradients), output, least)
-
-
-def _config(**settings: object):
-    from audiopure.evaluation.engine import EvaluationConfig
-
+    work = Evaluation.prepare(config, output, workers=workers, threads=threads)
+    _check_columns(least, [c.column for c in work.plan.rows[0].conditions if c.counts])
+    work.begin()
     try:
-        return EvaluationConfig(**settings)  # type: ignore[arg-type]
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}.") from error
+        card = _run(work, workers, threads, allow_broken_gradient)
+    except (KeyboardInterrupt, SystemExit):
+        say(f"audiopure: stopped; the same command goes on from what {output} holds.")
+        raise
+    _show(card, output, least)
 
 
-def _run(work: Evaluation, workers: int, threads: int) -> None:
+def _run(work: Evaluation, workers: int, threads: int, allow_broken: bool) -> Card:
     from audiopure.evaluation import running
+    from audiopure.evaluation.evaluate import begin, conclude
 
     seconds = running.estimate(work)
     total = running.total(work, seconds, workers)
-    rows = len(work.contenders)
+    first = " after training a surrogate" if work.needs_surrogate else ""
     say(
-        f"{len(work.clips.targets)} clips, protocol {work.protocol.name}, {rows} systems: about "
-        f"{duration(total)} at most in {workers} process{'es' if workers > 1 else ''}."
+        f"{len(work.clips.targets)} clips, protocol {work.protocol.name}, {len(work.contenders)} systems: "
+        f"about {duration(total)} in {workers} process{'es' if workers > 1 else ''}{first}."
     )
-    with progress() as bar:
-        task = bar.add_task("Attacking", total=total)
-        running.run(
-            work,
-            workers=workers,
-            threads=threads,
-            seconds=seconds,
-            progress=lambda done: bar.advance(task, done),
-        )
+    gradients = begin(work, allow_broken=allow_broken, progress=say)
+    with advancing("Attacking", total) as advance:
+        running.run(work, workers=workers, threads=threads, seconds=seconds, progress=advance)
+    return conclude(work, gradients)
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:
@@ -147,9 +135,19 @@ def _least(limits: list[str]) -> dict[str, float]:
         column, _, number = text.rpartition("=")
         try:
             found[column] = float(number)
-        except ValueError as error:
-            raise InputError(f"--fail-under {text}: write a number, or COLUMN=NUMBER.") from error
+        except ValueError:
+            found[column] = math.nan
+        if math.isnan(found[column]):
+            raise InputError(f"--fail-under {text}: write a number, or COLUMN=NUMBER.")
     return found
+
+
+def _check_columns(least: dict[str, float], columns: list[str]) -> None:
+    unknown = set(least) - {""} - set(columns)
+    if unknown:
+        raise InputError(f"--fail-under: the report has no column {', '.join(sorted(unknown))}.")
+    if least and not columns:
+        raise InputError("--fail-under: the report has no attack that counts.")
 
 
 def _show(card: Card, folder: Path, least: dict[str, float]) -> None:
@@ -170,11 +168,12 @@ def _show(card: Card, folder: Path, least: dict[str, float]) -> None:
 
 
 def _failures(card: Card, least: dict[str, float]) -> list[str]:
+    if not least:
+        return []
     headlines = card.rows[0].headlines if card.rows else []
-    unknown = set(least) - {""} - {headline.column for headline in headlines}
-    if unknown:
-        raise InputError(f"--fail-under: the report has no column {', '.join(sorted(unknown))}.")
-    found = []
+    _check_columns(least, [headline.column for headline in headlines])
+    # an accuracy that an attack could not lower proves nothing
+    found = [flag.sentence for flag in card.flags if flag.kind == "violation"]
     for headline in headlines:
         wanted = least.get(headline.column, least.get(""))
         value = 100 * headline.attacked.average.value

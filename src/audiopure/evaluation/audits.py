@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from audiopure.errors import InputError
 from audiopure.evaluation.audit import AuditReport, audit
@@ -22,40 +22,47 @@ def audited(work: Evaluation, *, allow_broken: bool = False) -> dict[str, Gradie
 
     Raises InputError for a break that nobody declared, unless `allow_broken`; then it stands on the card.
     """
-    path = work.folder / "audit.json"
-    found = _TABLE.validate_json(path.read_bytes()) if path.is_file() else {}
+    found = stored(work.folder)
     whole = next(work.batches())
     for contender in work.contenders:
         row = contender.planned
         batch = whole.rows(whole.index[: CLIPS.get(row.role, 1)])
-        if row.key in found or row.role == "variant":
+        if row.role == "variant":
             continue
-        noise = SeededNoise(work.config.seed).for_items(batch.items)
-        report = audit(
-            contender.model, batch.waveform, batch.labels, noise=noise, lengths=batch.lengths, draws=1
-        )
-        found[row.key] = _gradient(report)
-        if report.verdict == "broken" and not allow_broken:
-            silent = ", ".join(report.silent) or "no single module is to blame"
-            raise InputError(
-                f"the gradient of “{row.title}” is broken (cosine {report.cosine:.3f}; {silent}), so attacks "
-                "by gradient would flatter it: see `audiopure audit`, or pass --allow-broken-gradient to "
-                "have that on the card."
+        if row.key not in found:
+            noise = SeededNoise(work.config.seed).for_items(batch.items)
+            report = audit(
+                contender.model, batch.waveform, batch.labels, noise=noise, lengths=batch.lengths, draws=1
             )
-    _write(path, found)
+            found[row.key] = _gradient(report)
+        gradient = found[row.key]
+        if gradient.verdict == "broken" and not allow_broken:
+            silent = ", ".join(gradient.silent) or "no single module is to blame"
+            raise InputError(
+                f"the gradient of “{row.title}” is broken (cosine {gradient.cosine or 0:.3f}; {silent}), so "
+                "attacks by gradient would flatter it: see `audiopure audit`, or pass "
+                "--allow-broken-gradient to have that on the card."
+            )
+        store(found, work.folder)
     return found
 
 
-def stored(folder: Path) -> Mapping[str, Gradient]:
-    """What an evaluation's folder holds."""
+def stored(folder: Path) -> dict[str, Gradient]:
+    """What an evaluation's folder holds; InputError if it is damaged."""
     path = folder / "audit.json"
-    return _TABLE.validate_json(path.read_bytes()) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        return _TABLE.validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise InputError(f"{path}: is damaged; without it the gradients are audited anew.") from error
 
 
-def _write(path: Path, found: dict[str, Gradient]) -> None:
-    partial = path.with_suffix(".part")
-    partial.write_bytes(_TABLE.dump_json(found, indent=1))
-    partial.replace(path)
+def store(found: Mapping[str, Gradient], folder: Path) -> None:
+    """Write `audit.json`, whole or not at all."""
+    partial = folder / "audit.json.part"
+    partial.write_bytes(_TABLE.dump_json(dict(found), indent=1))
+    partial.replace(folder / "audit.json")
 
 
 def _gradient(report: AuditReport) -> Gradient:

@@ -76,6 +76,12 @@ def item_of(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
 
 
+def digest(waveform: Tensor) -> str:
+    """First digits of the SHA-256 of a clip's 16-bit samples. Shape: (T,)."""
+    samples = (waveform * 32768).round().clamp(-32768, 32767).to(torch.int16)
+    return hashlib.sha256(samples.numpy().tobytes()).hexdigest()[:16]
+
+
 def load_clips(
     folder: Path | str | None,
     recogniser: nn.Module,
@@ -92,12 +98,14 @@ def load_clips(
     labels: tuple[str, ...] = recogniser.labels  # type: ignore[assignment]
     if folder is None:
         dataset = load_dataset(Path(str(resources.files("audiopure") / "assets" / "clips")))
-        note = SHIPPED_NOTE
+        notes = [SHIPPED_NOTE]
     else:
-        dataset, note = load_dataset(folder), None
+        dataset, notes = load_dataset(folder), []
     split = None if folder is None else next((name for name in splits if name in dataset.splits), None)
     if split is not None:
         dataset = dataset.split(split)
+    elif len(dataset.splits) > 1:
+        notes.append(f"The data has no split {splits[0]}: clips of {', '.join(dataset.splits)} are mixed.")
     known = dataset.with_clips(clip for clip in dataset if clip.label in labels)
     unknown = sorted({clip.label for clip in dataset} - set(labels))
     if not len(known):
@@ -107,12 +115,12 @@ def load_clips(
         )
     if unknown:
         left = len(dataset) - len(known)
-        note = f"{left} clips with labels that the recogniser does not know were left out."
+        notes.append(f"{left} clips with labels that the recogniser does not know were left out.")
     chosen = known.stratified(min(count or len(known), len(known)), seed)
     rate: int = recogniser.sample_rate  # type: ignore[assignment]
     waveforms = [samples.float() / 32768 for samples in chosen.load_all(rate, dtype=torch.int16)]
     targets = [labels.index(clip.label) for clip in chosen]
-    return Clips(chosen, waveforms, targets, split, len(known), note)
+    return Clips(chosen, waveforms, targets, split, len(known), " ".join(notes) or None)
 
 
 def batches(clips: Clips, size: int, at_least: int) -> Iterator[Batch]:

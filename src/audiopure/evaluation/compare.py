@@ -56,7 +56,8 @@ class Difference(Record):
     @computed_field
     @property
     def distinguishable(self) -> bool:
-        return self.p < LEVEL
+        """By the test and by the interval, which is the more cautious where clips differ by a few passes."""
+        return self.p < LEVEL and not self.low <= 0 <= self.high
 
     @computed_field
     @property

@@ -4,35 +4,37 @@ from __future__ import annotations
 
 import platform
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 import audiopure
 from audiopure import hub
 from audiopure.attacks import Attack
+from audiopure.attacks.objective import call
 from audiopure.data import load_dataset
 from audiopure.data.manifest import Dataset
 from audiopure.errors import InputError
+from audiopure.evaluation import plan as plans
 from audiopure.evaluation.card import Data
 from audiopure.evaluation.card import Protocol as ProtocolFacts
-from audiopure.evaluation.clips import Batch, Clips, batches, load_clips
+from audiopure.evaluation.clips import Batch, Clips, batches, digest, load_clips
 from audiopure.evaluation.ledger import done
 from audiopure.evaluation.lineup import WHITE_BOX, Contender, line_up
 from audiopure.evaluation.plan import Plan, PlannedClip
 from audiopure.evaluation.protocols import BATCH, Context, Protocol, protocol
 from audiopure.evaluation.recordings import recorded
-from audiopure.evaluation.worker import Worker
+from audiopure.evaluation.worker import Tick, Worker
 from audiopure.machine import processor
-from audiopure.systems import System, load_system
+from audiopure.noise import SeededNoise
+from audiopure.systems import System, as_system, load_system
 
-Tick = Callable[[str, str, int], None]
 SURROGATE = "surrogate.safetensors"
 
 
@@ -65,10 +67,19 @@ class EvaluationConfig(BaseModel):
     shard: tuple[int, int] | None = None
     device: str = "cpu"
 
+    @classmethod
+    def of(cls, **settings: object) -> EvaluationConfig:
+        """From settings that a user gives: InputError where one cannot be."""
+        try:
+            return cls.model_validate(settings)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InputError(f"{first['loc'][0]}: {first['msg']}, got {first['input']}.") from error
+
     @property
     def command(self) -> str:
         """The shell command that repeats the evaluation."""
-        words = ["audiopure", "evaluate", "--system", shlex.quote(self.system)]
+        words = ["audiopure", "evaluate", "--system", self.system]
         words += [] if self.data is None else ["--data", str(self.data)]
         words += (
             ["--protocol", self.protocol] if self.attacked is None else ["--attacked", str(self.attacked)]
@@ -76,7 +87,21 @@ class EvaluationConfig(BaseModel):
         words += ["--limit", str(self.limit), "--seed", str(self.seed)]
         words += [] if self.knowledge == WHITE_BOX else ["--knowledge", self.knowledge]
         words += [] if self.shard is None else ["--shard", f"{self.shard[0]}/{self.shard[1]}"]
-        return " ".join(words)
+        words += [] if self.device == "cpu" else ["--device", self.device]
+        return shlex.join(words)
+
+    @property
+    def call(self) -> str:
+        """What repeats the evaluation of a model that has no name for the command line."""
+        given = {"data": self.data, "attacked": self.attacked, "limit": self.limit, "seed": self.seed}
+        given |= {"protocol": self.protocol, "knowledge": self.knowledge, "device": self.device}
+        unlike = {
+            name: value if isinstance(value, int) else str(value)
+            for name, value in given.items()
+            if value != type(self).model_fields[name].default
+        }
+        words = [f"<{self.system}>", *(f"{name}={value!r}" for name, value in unlike.items())]
+        return f"audiopure.evaluate({', '.join(words)})"
 
 
 @dataclass
@@ -94,14 +119,25 @@ class Evaluation:
 
     @classmethod
     def prepare(
-        cls, config: EvaluationConfig, folder: Path, *, model: nn.Module | None = None, threads: int = 1
+        cls,
+        config: EvaluationConfig,
+        folder: Path,
+        *,
+        model: nn.Module | None = None,
+        workers: int = 1,
+        threads: int = 1,
     ) -> Evaluation:
-        """Load models and clips. `model` stands in for what `config.system` names.
+        """Load models and clips.
+
+        Args:
+            model: stands in for what `config.system` names.
+            workers, threads: for the card: processes, and CPU threads of each.
 
         Raises InputError or WeightsError for what cannot be used.
         """
-        system = _system(config, model)
+        system = load_system(config.system) if model is None else as_system(model.eval(), spec=config.system)
         clips = load_clips(config.data, system.undefended, config.limit or None, config.seed)
+        _check_labels(system, next(batches(clips, 1, at_least=system.sample_rate)))
         chosen = protocol(config.protocol)
         if config.attacked is not None:
             chosen = recorded(clips, config.attacked, system.sample_rate)
@@ -111,13 +147,13 @@ class Evaluation:
         rows, curves = line_up(system, chosen, len(clips.targets))
         rows = [row.knowing(config.knowledge, config.seed) for row in rows]
         plan = Plan(
-            command=config.command,
+            command=config.command if model is None else config.call,
             versions={
                 "audiopure": audiopure.__version__,
                 "python": platform.python_version(),
                 "torch": torch.__version__,
             },
-            machine=_machine(config.device, threads),
+            machine=_machine(config.device, workers, threads),
             protocol=ProtocolFacts(
                 name=chosen.name, passes=chosen.passes, settings=chosen.settings(), note=chosen.note
             ),
@@ -134,8 +170,14 @@ class Evaluation:
             sample_rate=system.sample_rate,
             seed=config.seed,
             clips=[
-                PlannedClip(id=clip.id, label=clip.label, target=target, seconds=round(clip.seconds, 4))
-                for clip, target in zip(clips.dataset, clips.targets, strict=True)
+                PlannedClip(
+                    id=clip.id,
+                    audio=digest(waveform),
+                    label=clip.label,
+                    target=target,
+                    seconds=round(clip.seconds, 4),
+                )
+                for clip, waveform, target in zip(clips.dataset, clips.waveforms, clips.targets, strict=True)
             ],
             rows=[row.planned for row in rows],
             curves=curves,
@@ -156,8 +198,9 @@ class Evaluation:
 
     @cached_property
     def worker(self) -> Worker:
+        @cache
         def surrogate() -> nn.Module:
-            return hub.load(self.folder / SURROGATE, kind="recogniser")
+            return hub.load(self.folder / SURROGATE, kind="recogniser").to(self.config.device)
 
         return Worker(
             clips=self.clips,
@@ -183,26 +226,17 @@ class Evaluation:
     def begin(self) -> None:
         """Make the folder, or check that what is in it belongs to this evaluation.
 
-        Raises InputError if it holds another one.
+        Raises InputError if it does not, or if the ledger in it is damaged.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "plan.json"
-        if path.is_file():
-            if Plan.model_validate_json(path.read_bytes()).digest != self.plan.digest:
-                raise InputError(
-                    f"{self.folder}: holds an evaluation with other settings; choose another folder."
-                )
-        else:
-            partial = path.with_suffix(".part")
-            partial.write_text(self.plan.model_dump_json(indent=1))
-            partial.replace(path)
-        self.worker.ledger.repair()
+        plans.begin(self.plan, self.folder)
+        self.worker.ledger.read()
 
 
-def _system(config: EvaluationConfig, model: nn.Module | None) -> System:
-    from audiopure.systems import as_system
-
-    return load_system(config.system) if model is None else as_system(model, spec=config.system)
+def _check_labels(system: System, batch: Batch) -> None:
+    with torch.no_grad():
+        logits = call(system.model, batch.waveform, SeededNoise(0), batch.lengths)
+    if logits.shape[1] != len(system.labels):
+        raise InputError(f"the model gives {logits.shape[1]} logits and names {len(system.labels)} labels.")
 
 
 def _attacker_clips(config: EvaluationConfig, system: System) -> Dataset | None:
@@ -218,7 +252,7 @@ def _attacker_clips(config: EvaluationConfig, system: System) -> Dataset | None:
     return Dataset(dataset.name, dataset.root, clips, system.labels)
 
 
-def _machine(device: str, threads: int) -> dict[str, Any]:
+def _machine(device: str, workers: int, threads: int) -> dict[str, Any]:
     on_cuda = torch.device(device).type == "cuda"
     name = torch.cuda.get_device_name(device) if on_cuda else processor()
-    return {"device": name, "threads": threads, "platform": platform.platform()}
+    return {"device": name, "workers": workers, "threads": threads, "platform": platform.platform()}

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from audiopure import audio
-from audiopure.defended import Defended
+from audiopure.attacks.objective import call
+from audiopure.defended import INNER, Defended
 from audiopure.errors import InputError
-from audiopure.evaluation import running
-from audiopure.evaluation.audits import audited, stored
+from audiopure.evaluation import audits, plan, running
 from audiopure.evaluation.card import Card, Example
 from audiopure.evaluation.clips import item_of
 from audiopure.evaluation.engine import SURROGATE, Evaluation, EvaluationConfig
-from audiopure.evaluation.ledger import Ledger, Outcome
+from audiopure.evaluation.ledger import Ledger
 from audiopure.evaluation.lineup import WHITE_BOX
-from audiopure.evaluation.plan import Plan
+from audiopure.evaluation.report_page import PURIFIED
 from audiopure.evaluation.summary import card
 from audiopure.noise import SeededNoise
 
@@ -55,7 +58,7 @@ def evaluate(
 
     Raises InputError for what cannot be used, and for a gradient that is broken without saying so.
     """
-    config = EvaluationConfig(
+    config = EvaluationConfig.of(
         system=system if isinstance(system, str) else type(system).__name__,
         data=None if data is None else Path(data),
         protocol=protocol,
@@ -67,20 +70,37 @@ def evaluate(
     )
     if workers > 1 and not isinstance(system, str):
         raise InputError("several workers need a system by name, as each of them loads it anew")
-    with TemporaryDirectory() as scratch:
+    model = None if isinstance(system, str) else system
+    threads = max(1, torch.get_num_threads() // workers)
+    with TemporaryDirectory() as scratch, _unchanged(model):
         folder = Path(scratch if output is None else output)
-        model = None if isinstance(system, str) else system
-        work = Evaluation.prepare(config, folder, model=model, threads=torch.get_num_threads())
+        work = Evaluation.prepare(config, folder, model=model, workers=workers, threads=threads)
         gradients = begin(work, allow_broken=allow_broken_gradient, progress=progress)
-        running.run(work, workers=workers, threads=max(1, torch.get_num_threads() // workers))
+        progress("attacking")
+        running.run(work, workers=workers, threads=threads)
         return conclude(work, gradients, keep=output is not None)
+
+
+@contextmanager
+def _unchanged(model: nn.Module | None) -> Iterator[None]:
+    """Leaves a model's modes and device as they were."""
+    modes = [] if model is None else [(module, module.training) for module in model.modules()]
+    tensors = [] if model is None else [*model.parameters(), *model.buffers()]
+    devices = {tensor.device for tensor in tensors}
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        if model is not None and len(devices) == 1:
+            model.to(devices.pop())
 
 
 def begin(work: Evaluation, *, allow_broken: bool, progress: Callable[[str], None]) -> Mapping:
     """Make the folder, audit the gradients, train the surrogate if one is needed. Returns the audits."""
     work.begin()
     progress("auditing the gradients")
-    gradients = audited(work, allow_broken=allow_broken)
+    gradients = audits.audited(work, allow_broken=allow_broken)
     if work.needs_surrogate and not (work.folder / SURROGATE).is_file():
         progress("training a surrogate on the system's answers")
         train(work)
@@ -110,28 +130,61 @@ def conclude(work: Evaluation, gradients: Mapping, *, keep: bool = True) -> Card
 def merge(folders: Sequence[Path], output: Path) -> Card:
     """One report from the folders of shards: outcomes of one plan, united by row, condition and clip.
 
-    Raises InputError if a folder holds no evaluation or if they do not belong to the same.
+    The result is an evaluation's folder like any other: what no shard has done, `evaluate` does there.
+
+    Raises InputError if a folder holds no evaluation, if they do not belong to the same, or if `output` is
+    one of them or holds something else.
     """
-    plans = [_plan(folder) for folder in folders]
-    for folder, plan in zip(folders, plans, strict=True):
-        if plan.digest != plans[0].digest:
-            raise InputError(f"{folder}: holds an evaluation with other settings than {folders[0]}.")
-    found: dict[tuple[str, str, str], Outcome] = {}
-    gradients: dict = {}
+    if output.resolve() in [folder.resolve() for folder in folders]:
+        raise InputError(f"{output}: is one of the shards; choose another folder.")
+    whole = _whole(folders)
+    plan.begin(whole, output)
+    gradients = {row: found for folder in folders for row, found in audits.stored(folder).items()}
+    audits.store(gradients, output)
+    ledger = Ledger(output / "outcomes.jsonl")
+    known = {(o.row, o.condition, o.clip) for o in ledger.read()}
     for folder in folders:
-        gradients |= stored(folder)
-        for outcome in Ledger(folder / "outcomes.jsonl").read():
-            found.setdefault((outcome.row, outcome.condition, outcome.clip), outcome)
-    whole = plans[0].model_copy(update={"data": plans[0].data.model_copy(update={"shard": None})})
-    result = card(whole, gradients, list(found.values()))
-    output.mkdir(parents=True, exist_ok=True)
-    for example in result.examples:
+        new = [
+            o for o in Ledger(folder / "outcomes.jsonl").read() if (o.row, o.condition, o.clip) not in known
+        ]
+        ledger.append(new)
+        known |= {(o.row, o.condition, o.clip) for o in new}
+    result = card(whole, gradients, ledger.read())
+    examples = [*result.examples, *_purified_in(folders, result.examples)]
+    result = result.model_copy(update={"examples": examples})
+    for example in examples:
         source = next((f / example.audio for f in folders if (f / example.audio).is_file()), None)
         if source is not None:
             (output / example.audio).parent.mkdir(parents=True, exist_ok=True)
             (output / example.audio).write_bytes(source.read_bytes())
     write_report(result, output)
     return result
+
+
+def _whole(folders: Sequence[Path]) -> plan.Plan:
+    """The plan that all folders share, without their shares."""
+    found = []
+    for folder in folders:
+        part = plan.stored(folder)
+        if part is None:
+            raise InputError(f"{folder}: holds no evaluation (there is no plan.json).")
+        if found and part.digest != found[0].digest:
+            raise InputError(f"{folder}: holds an evaluation with other settings than {folders[0]}.")
+        found.append(part)
+    config = found[0].data.model_copy(update={"shard": None})
+    command = re.sub(r" --shard \S+", "", found[0].command)
+    return found[0].model_copy(update={"data": config, "command": command})
+
+
+def _purified_in(folders: Sequence[Path], examples: Sequence[Example]) -> list[Example]:
+    """The purified versions of examples that the shards' reports hold."""
+    wanted = {(example.clip, example.condition + PURIFIED) for example in examples}
+    found: dict[tuple[str, str], Example] = {}
+    for folder in folders:
+        with suppress(OSError, ValidationError):  # a shard that was cut off has no report
+            shard = Card.model_validate_json((folder / "report.json").read_bytes())
+            found |= {(example.clip, example.condition): example for example in shard.examples}
+    return [found[key] for key in wanted if key in found]
 
 
 def write_report(result: Card, folder: Path) -> None:
@@ -150,17 +203,8 @@ def write_report(result: Card, folder: Path) -> None:
         partial.replace(folder / name)
 
 
-def _plan(folder: Path) -> Plan:
-    path = folder / "plan.json"
-    if not path.is_file():
-        raise InputError(f"{folder}: holds no evaluation (there is no plan.json).")
-    return Plan.model_validate_json(path.read_bytes())
-
-
 def _purified(work: Evaluation, examples: Sequence[Example]) -> list[Example]:
     """What the recogniser gets to hear of each example, in one pass, and what it answers to that."""
-    from audiopure.evaluation.report_page import PURIFIED
-
     model = work.system.model
     if not isinstance(model, Defended):
         return []
@@ -173,8 +217,9 @@ def _purified(work: Evaluation, examples: Sequence[Example]) -> list[Example]:
         with torch.no_grad():
             clean = model.purify(waveform.to(work.config.device), noise=noise).cpu()
             length = max(clean.shape[-1], work.system.sample_rate)
-            padded = torch.nn.functional.pad(clean, (0, length - clean.shape[-1]))
-            answer = int(model.model(padded.to(work.config.device)).argmax(-1))
+            padded = torch.nn.functional.pad(clean, (0, length - clean.shape[-1])).to(work.config.device)
+            samples = torch.tensor([clean.shape[-1]], device=padded.device)
+            answer = int(call(model.model, padded, noise.fresh(INNER), samples).argmax(-1))
         condition = example.condition + PURIFIED
         place = Path("audio") / example.row / condition / Path(example.audio).name
         (work.folder / place).parent.mkdir(parents=True, exist_ok=True)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from audiopure.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # no POSIX system
+    fcntl = None
 
 
 class Outcome(BaseModel):
@@ -38,22 +44,29 @@ class Outcome(BaseModel):
     distances: dict[str, float | None]
     seconds: float
 
+    def share(self, target: int) -> float:
+        """Of the fresh passes, the share that hears `target`."""
+        return sum(answer == target for answer in self.answers) / len(self.answers)
+
+
+Table = Mapping[tuple[str, str], Mapping[str, Outcome]]  # (row, condition) -> clip -> outcome
+
 
 class Ledger:
-    """The outcomes in a file. Several processes may append at once; each batch is a single write."""
+    """The outcomes in a file, to which several processes may append at once."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def append(self, outcomes: Sequence[Outcome]) -> None:
-        """Add a batch; it is on the disk when this returns."""
+        """Add a batch; it is on the disk when this returns. What a kill left of a line is cut off first."""
         data = "".join(outcome.model_dump_json() + "\n" for outcome in outcomes).encode()
-        file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            os.write(file, data)
+        with _alone(self.path) as file:
+            whole = self.path.read_bytes().rfind(b"\n") + 1
+            os.ftruncate(file, whole)
+            while data:
+                data = data[os.write(file, data) :]
             os.fsync(file)
-        finally:
-            os.close(file)
 
     def read(self) -> list[Outcome]:
         """Every whole line; what a killed run left of its last one is ignored, a repeated outcome kept once.
@@ -72,19 +85,21 @@ class Ledger:
             found.setdefault((outcome.row, outcome.condition, outcome.clip), outcome)
         return list(found.values())
 
-    def repair(self) -> None:
-        """Cut off what a killed run left of its last line."""
-        if not self.path.is_file():
-            return
-        data = self.path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            with self.path.open("r+b") as file:
-                file.truncate(whole)
+
+@contextmanager
+def _alone(path: Path) -> Iterator[int]:
+    """The file, open for appending, while no other process has it so."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+    finally:
+        os.close(file)
 
 
 def done(outcomes: Iterable[Outcome]) -> dict[tuple[str, str], dict[str, Outcome]]:
-    """(row, condition) -> clip -> outcome."""
+    """The outcomes as a table."""
     table: dict[tuple[str, str], dict[str, Outcome]] = {}
     for outcome in outcomes:
         table.setdefault((outcome.row, outcome.condition), {})[outcome.clip] = outcome

@@ -11,7 +11,7 @@ from audiopure.attacks import PAPER_BUDGETS, Attack, Pgd
 from audiopure.attacks.base import NORMS
 from audiopure.attacks.knowledge import settings
 from audiopure.attacks.routes import with_purifiers
-from audiopure.defended import takes
+from audiopure.defended import Defended, takes
 from audiopure.evaluation.plan import PlannedCondition, PlannedCurve, PlannedPoint, PlannedRow
 from audiopure.evaluation.protocols import Build, Protocol, Stage, for_fixed
 from audiopure.purifier import Purifier
@@ -38,9 +38,9 @@ class Contender:
 
     def knowing(self, knowledge: str, seed: int) -> Contender:
         """The same under a setting of `attacks.knowledge`; a fixed system stays as it is."""
+        model, judge = settings(self.model, seed, knowledge)
         if knowledge == WHITE_BOX or not randomised(self.model):
             return self
-        model, judge = settings(self.model, seed, knowledge)
         passes = self.planned.passes if knowledge.startswith("semi-") else 1
         conditions = [
             c.model_copy(update={"note": _noted(c.note, knowledge)}) for c in self.planned.conditions
@@ -56,8 +56,11 @@ def _noted(note: str | None, knowledge: str) -> str:
 
 def randomised(model: nn.Module) -> bool:
     """Whether two passes may differ: a purifier draws noise, or the model takes some."""
-    purifiers = [module for module in model.modules() if isinstance(module, Purifier)]
-    return any(p.n_star > 0 for p in purifiers) or (not purifiers and takes(model, "noise"))
+    if any(isinstance(module, Purifier) and module.n_star > 0 for module in model.modules()):
+        return True
+    while isinstance(model, Defended):  # which takes noise whether or not it has any use for it
+        model = model.model
+    return takes(model, "noise")
 
 
 def line_up(system: System, protocol: Protocol, clips: int) -> tuple[list[Contender], list[PlannedCurve]]:

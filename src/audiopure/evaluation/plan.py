@@ -6,11 +6,14 @@ A resumed run, a shard and a merge must all mean the same evaluation; they compa
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from audiopure.errors import InputError
 from audiopure.evaluation.card import Data, Protocol
+from audiopure.evaluation.ledger import Table
 
 
 class _Part(BaseModel):
@@ -18,7 +21,10 @@ class _Part(BaseModel):
 
 
 class PlannedClip(_Part):
+    """`audio`: first digits of the SHA-256 of its 16-bit samples."""
+
     id: str
+    audio: str
     label: str
     target: int
     seconds: float
@@ -52,6 +58,15 @@ class PlannedRow(_Part):
     role: Literal["system", "control", "variant"]
     passes: int
     conditions: list[PlannedCondition]
+
+    def meets(self, condition: PlannedCondition, clip: str, target: int, table: Table) -> bool:
+        """Whether a condition attacks a clip: always, or only if no attack before it has broken the clip."""
+        if not condition.survivors:
+            return True
+        earlier = self.conditions[: self.conditions.index(condition)]
+        keys = [other.key for other in earlier if other.counts and other.column == condition.column]
+        before = [table.get((self.key, key), {}).get(clip) for key in keys]
+        return all(target in outcome.answers for outcome in before if outcome is not None)
 
 
 class PlannedPoint(_Part):
@@ -90,3 +105,38 @@ class Plan(_Part):
             update={"command": "", "machine": {}, "data": self.data.model_copy(update={"shard": None})}
         )
         return hashlib.sha256(whole.model_dump_json().encode()).hexdigest()[:16]
+
+
+def store(plan: Plan, folder: Path) -> None:
+    """Write `plan.json`, whole or not at all."""
+    partial = folder / "plan.json.part"
+    partial.write_text(plan.model_dump_json(indent=1))
+    partial.replace(folder / "plan.json")
+
+
+def stored(folder: Path) -> Plan | None:
+    """The plan in a folder, None if there is none; InputError if it is damaged."""
+    path = folder / "plan.json"
+    if not path.is_file():
+        return None
+    try:
+        return Plan.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise InputError(f"{path}: is damaged, or of another version of audiopure.") from error
+
+
+def begin(plan: Plan, folder: Path) -> None:
+    """Make the folder and put the plan there, or check that what is in it belongs to the plan.
+
+    Raises InputError if it holds another evaluation, or anything else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file, not a folder to write to.")
+    folder.mkdir(parents=True, exist_ok=True)
+    before = stored(folder)
+    if before is None:
+        if any(not path.name.startswith(".") and path.suffix != ".part" for path in folder.iterdir()):
+            raise InputError(f"{folder}: holds something else than an evaluation; choose another folder.")
+        store(plan, folder)
+    elif before.digest != plan.digest:
+        raise InputError(f"{folder}: holds an evaluation with other settings; choose another folder.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from audiopure.attacks import Attack, AttackResult
 from audiopure.attacks.base import Cost
 from audiopure.attacks.objective import Objective
 from audiopure.errors import InputError
-from audiopure.evaluation.clips import Clips
+from audiopure.evaluation.clips import Clips, digest
 from audiopure.evaluation.protocols import Protocol, Stage
 from audiopure.noise import SeededNoise
 
@@ -33,10 +34,12 @@ class Recordings(Attack):
     Args:
         waveforms: number that names a clip to the noise source -> its attacked version (T,), as long as it.
         source: where they come from.
+        digest: tells these recordings from others.
     """
 
     waveforms: Mapping[int, Tensor] = field(repr=False)
     source: str
+    digest: str
     norm: str = field(default="free", repr=False)
     eps: float = field(default=math.inf, repr=False)
 
@@ -91,6 +94,7 @@ def recorded(clips: Clips, folder: Path, sample_rate: int) -> Protocol:
                 f"{path}: has {len(mono)} samples at {sample_rate} Hz, its clean version {len(clean)}."
             )
         waveforms[item] = mono
-    attack = Recordings(waveforms=waveforms, source=folder.name)
+    content = hashlib.sha256("".join(digest(given) for given in waveforms.values()).encode()).hexdigest()[:16]
+    attack = Recordings(waveforms=waveforms, source=folder.name, digest=content)
     stage = Stage("recordings", "recordings as given", {"given": attack}, controls=True, note=NOT_ADAPTIVE)
     return Protocol("recordings", PASSES, (stage,), note=NOT_ADAPTIVE)

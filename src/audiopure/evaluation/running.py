@@ -6,20 +6,17 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from multiprocessing.queues import SimpleQueue
-from pathlib import Path
-from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.multiprocessing import get_context
 
 from audiopure.attacks import Attack
 from audiopure.attacks.base import Cost
-from audiopure.attacks.objective import Objective
+from audiopure.attacks.objective import Objective, Slope, Value
 from audiopure.evaluation.card import Card, Gradient
 from audiopure.evaluation.clips import Batch
-from audiopure.evaluation.engine import Evaluation, EvaluationConfig
+from audiopure.evaluation.crew import share
+from audiopure.evaluation.engine import Evaluation
 from audiopure.evaluation.lineup import CLEAN
 from audiopure.evaluation.summary import card
 from audiopure.noise import SeededNoise
@@ -32,13 +29,15 @@ SURVIVORS = 0.6
 
 def estimate(work: Evaluation) -> dict[tuple[str, str], float]:
     """(row, condition) -> seconds for one clip in one process, from timing a batch of each row."""
-    batch = next(work.batches()).to(torch.device(work.config.device))
+    batch = next(work.batches()).to(work.worker.device)
+    rows = work.worker.rows
     seconds = {}
     for contender in work.contenders:
-        model = contender.model.to(work.config.device)
-        objective = Objective(model, batch.labels, lengths=batch.lengths)
+        model = contender.model.to(work.worker.device)
+        objective = Objective(model, batch.labels, lengths=batch.lengths, max_rows=rows)
         noise = SeededNoise(0, tuple(batch.items))
-        gradient, forward = (_time(f, batch, noise) for f in (objective.gradient, objective.measure))
+        draws = max(1, rows // len(batch.index))
+        gradient, forward = (_time(f, batch, noise, draws) for f in (objective.gradient, objective.measure))
         for condition in contender.planned.conditions:
             cost = Cost(0, 0)
             if condition.key != CLEAN:
@@ -88,29 +87,7 @@ def run(
             for unit in work.units:
                 work.do(unit, tick)
         return
-    context = get_context("spawn")
-    ticks = context.SimpleQueue()
-    with context.Pool(workers, _start, (work.config, work.folder, threads, ticks)) as pool:
-        pending = pool.map_async(_do, work.units, chunksize=1)
-        while not pending.ready():
-            pending.wait(0.2)
-            while not ticks.empty():
-                tick(*ticks.get())
-        pending.get()
-
-
-_here: dict[str, Any] = {}  # of a worker process: its evaluation and the queue it reports to
-
-
-def _start(config: EvaluationConfig, folder: Path, threads: int, ticks: SimpleQueue[Any]) -> None:
-    torch.set_flush_denormal(True)
-    torch.set_num_threads(threads)
-    _here["work"] = Evaluation.prepare(config, folder)
-    _here["ticks"] = ticks
-
-
-def _do(unit: tuple[int, int]) -> None:
-    cast(Evaluation, _here["work"]).do(unit, lambda *tick: _here["ticks"].put(tick))
+    share(work.config, work.folder, units=len(work.units), workers=workers, threads=threads, tick=tick)
 
 
 @contextmanager
@@ -123,12 +100,14 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _time(measure: Callable[[Tensor, SeededNoise, int], object], batch: Batch, noise: SeededNoise) -> float:
-    """Seconds for one clip."""
-    measure(batch.waveform, noise, 1)  # the first also allocates
+def _time(
+    measure: Callable[[Tensor, SeededNoise, int], Value | Slope], batch: Batch, noise: SeededNoise, draws: int
+) -> float:
+    """Seconds for one clip and draw."""
+    measure(batch.waveform, noise, draws)  # the first also allocates
     begin = time.perf_counter()
-    measure(batch.waveform, noise, 1)
-    return (time.perf_counter() - begin) / len(batch.index)
+    float(measure(batch.waveform, noise, draws).loss.sum())  # waits for the device
+    return (time.perf_counter() - begin) / (len(batch.index) * draws)
 
 
 def finish(work: Evaluation, gradients: Mapping[str, Gradient]) -> Card:

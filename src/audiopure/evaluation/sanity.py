@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from itertools import combinations
 
-from audiopure.evaluation.card import Card, Condition, Curve, Flag, Point, Proportion, Row
-from audiopure.evaluation.ledger import Outcome
+from audiopure.evaluation.card import Card, Condition, Curve, Flag, Proportion, Row
+from audiopure.evaluation.compare import paired_interval
+from audiopure.evaluation.ledger import Table
 from audiopure.evaluation.plan import Plan
 from audiopure.evaluation.protocols import UNBOUNDED
 
@@ -14,14 +15,14 @@ BLACK_BOX = ("square", "fakebob", "nes", "spsa", "siren", "transfer")
 LEAST = 5  # clips below which an interval says nothing
 
 
-def flags(card: Card, plan: Plan, table: Mapping[tuple[str, str], Mapping[str, Outcome]]) -> list[Flag]:
+def flags(card: Card, plan: Plan, table: Table) -> list[Flag]:
     """Violations first, then what is missing or must be known."""
-    found = [Flag(kind="violation", sentence=text) for text in _violations(card, plan)]
+    found = [Flag(kind="violation", sentence=text) for text in _violations(card, plan, table)]
     found += [Flag(kind="note", sentence=text) for text in _notes(card, plan, table)]
     return found
 
 
-def _violations(card: Card, plan: Plan) -> Iterator[str]:
+def _violations(card: Card, plan: Plan, table: Table) -> Iterator[str]:
     for row in card.rows:
         if row.gradient is not None and row.gradient.verdict == "broken":
             yield (
@@ -31,42 +32,60 @@ def _violations(card: Card, plan: Plan) -> Iterator[str]:
     for curve in card.curves:
         if curve.axis == "budget":
             yield from _budget(curve, chance=1 / len(plan.labels))
+    targets = {clip.id: clip.target for clip in plan.clips}
     for row in card.rows:
-        yield from _order(row)
+        yield from _helped(row)
+        yield from _order(row, table, targets)
 
 
 def _budget(curve: Curve, chance: float) -> Iterator[str]:
     """Accuracy falls with the budget, and is at most chance where any waveform is allowed."""
     points = sorted(curve.points, key=lambda point: point.x)
-    for smaller, larger in pairwise(points):
+    for smaller, larger in combinations(points, 2):
         if larger.y.low > smaller.y.high:
             yield (
-                f"{curve.title}: accuracy rises from {_percent(smaller)} at {smaller.x:g} to "
-                f"{_percent(larger)} at {larger.x:g}, beyond the intervals."
+                f"{curve.title}: accuracy rises from {_share(smaller.y)} at {smaller.x:g} to "
+                f"{_share(larger.y)} at {larger.x:g}, beyond the intervals."
             )
     last = points[-1] if points else None
     if last is not None and last.x >= UNBOUNDED and last.y.low > chance:
         yield (
-            f"{curve.title}: {_percent(last)} are right under an unbounded attack, above chance "
+            f"{curve.title}: {_share(last.y)} are right under an unbounded attack, above chance "
             f"({100 * chance:.0f} %): the attack is not at work."
         )
 
 
-def _order(row: Row) -> Iterator[str]:
-    """An attack without gradients is not stronger than one with; neither is random noise."""
-    for column in dict.fromkeys(c.column for c in row.conditions):
-        here = [c for c in row.conditions if c.column == column and c.attack is not None]
-        white = [c for c in here if c.counts and not _blind(c) and c.route == "exact"]
-        for weak in here:
-            name = weak.key.partition("/")[0]
-            if not _blind(weak) and name != "random":
-                continue
-            for strong in white:
-                if _below(weak.attacked.average, strong.attacked.average) and weak.note is None:
-                    yield (
-                        f"“{row.title}”, {column}: {weak.title} leaves {_share(weak)}, {strong.title} leaves "
-                        f"{_share(strong)}: the attack by gradient should not be the weaker one."
-                    )
+def _helped(row: Row) -> Iterator[str]:
+    """No attack by exact gradients makes a system better than without one."""
+    for condition in row.conditions:
+        clean, attacked = condition.clean.average, condition.attacked.average
+        if condition.counts and condition.route == "exact" and _below(clean, attacked):
+            yield (
+                f"“{row.title}”: {condition.title} ({condition.budget}) raises accuracy from "
+                f"{_share(clean)} to {_share(attacked)}: it climbs the wrong way."
+            )
+
+
+def _order(row: Row, table: Table, targets: Mapping[str, int]) -> Iterator[str]:
+    """Neither an attack without gradients nor random noise does more than the best with, clip by clip."""
+    attacks = [condition for condition in row.conditions if condition.attack is not None]
+    white = [c for c in attacks if c.counts and not _blind(c) and c.route == "exact"]
+    for weak in attacks:
+        if not _blind(weak) and weak.key.partition("/")[0] != "random":
+            continue
+        one = table.get((row.key, weak.key), {})
+        others = [table.get((row.key, c.key), {}) for c in white if c.column == weak.column]
+        pairs = [
+            (one[clip].share(targets[clip]), min(found[clip].share(targets[clip]) for found in known))
+            for clip in one
+            if (known := [found for found in others if clip in found])
+        ]
+        if len(pairs) >= LEAST and paired_interval([a - b for a, b in pairs])[1] < 0:
+            left, kept = (100 * sum(shares) / len(pairs) for shares in zip(*pairs, strict=True))
+            yield (
+                f"“{row.title}”, {weak.column}: of the same {len(pairs)} clips {weak.title} leaves "
+                f"{left:.0f} % and the best attack by gradient {kept:.0f} %: it should not be the weaker one."
+            )
 
 
 def _blind(condition: Condition) -> bool:
@@ -77,12 +96,11 @@ def _below(lower: Proportion, upper: Proportion) -> bool:
     return min(lower.n, upper.n) >= LEAST and lower.high < upper.low
 
 
-def _notes(card: Card, plan: Plan, table: Mapping[tuple[str, str], Mapping[str, Outcome]]) -> Iterator[str]:
+def _notes(card: Card, plan: Plan, table: Table) -> Iterator[str]:
     missing = sum(
-        1
+        row.meets(condition, clip.id, clip.target, table)
         for row in plan.rows
         for condition in row.conditions
-        if not condition.survivors
         for clip in plan.clips[: condition.clips]
         if clip.id not in table.get((row.key, condition.key), {})
     )
@@ -94,9 +112,9 @@ def _notes(card: Card, plan: Plan, table: Mapping[tuple[str, str], Mapping[str, 
             yield f"The gradient of “{row.title}” is a declared approximation (BPDA), not the exact one."
         if row.gradient is not None and row.gradient.note:
             yield f"“{row.title}”: {row.gradient.note}"
-        for condition in row.conditions:
-            if condition.route not in ("exact", "none"):
-                yield f"{condition.title} takes its gradient by the route “{condition.route}”, not exactly."
+    for route, title in dict.fromkeys((c.route, c.title) for row in card.rows for c in row.conditions):
+        if route not in ("exact", "none"):
+            yield f"{title} takes its gradient by the route “{route}”, not exactly."
     if card.protocol.note is not None:
         yield card.protocol.note
     if card.data.note is not None:
@@ -107,9 +125,5 @@ def _number(value: float | None) -> str:
     return "none" if value is None else f"{value:.3f}"
 
 
-def _percent(point: Point) -> str:
-    return f"{100 * point.y.value:.0f} %"
-
-
-def _share(condition: Condition) -> str:
-    return f"{100 * condition.attacked.average.value:.0f} %"
+def _share(found: Proportion) -> str:
+    return f"{100 * found.value:.0f} %"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -16,9 +17,12 @@ Answers = Sequence[Sequence[int]]  # of each clip, the class heard in each pass
 
 def proportion(count: float, n: int) -> Proportion:
     """A share of n clips. A count that is not whole gets the interval from the whole ones around it."""
-    low, _ = clopper_pearson(math.floor(count + 1e-9), n)
-    _, high = clopper_pearson(math.ceil(count - 1e-9), n)
+    low, _ = _interval(math.floor(count + 1e-9), n)
+    _, high = _interval(math.ceil(count - 1e-9), n)
     return Proportion(value=count / n, low=low, high=high, n=n)
+
+
+_interval = lru_cache(maxsize=None)(clopper_pearson)  # a card asks for the same few again and again
 
 
 def metrics(answers: Answers, targets: Sequence[int]) -> Metrics:

@@ -17,7 +17,7 @@ from audiopure.evaluation.card import (
     Point,
     Row,
 )
-from audiopure.evaluation.ledger import Outcome, done
+from audiopure.evaluation.ledger import Outcome, Table, done
 from audiopure.evaluation.plan import Plan, PlannedCondition, PlannedCurve, PlannedRow
 from audiopure.evaluation.sanity import flags
 from audiopure.evaluation.scoring import metrics, proportion, spread, vote
@@ -26,8 +26,6 @@ from audiopure.evaluation.worker import file_name
 CLEAN = "clean"
 MEASURES = ("snr", "l2", "linf", "above_mask", "stoi", "pesq")
 EXAMPLES = 8  # clips to listen to
-
-Table = Mapping[tuple[str, str], Mapping[str, Outcome]]
 
 
 def card(plan: Plan, gradients: Mapping[str, Gradient], outcomes: Sequence[Outcome]) -> Card:
@@ -123,8 +121,7 @@ class _Summary:
         return proportion(sum(self.share(row, condition, clip) < 0.5 for clip in heard), len(heard))
 
     def share(self, row: str, condition: str, clip: str) -> float:
-        answers = self.table[row, condition][clip].answers
-        return sum(answer == self.targets[clip] for answer in answers) / len(answers)
+        return self.table[row, condition][clip].share(self.targets[clip])
 
     def worst_of(self, row: PlannedRow, column: str, clip: str) -> str | None:
         """The counting attack that leaves a clip the lowest average."""

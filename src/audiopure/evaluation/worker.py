@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 from audiopure import audio
 from audiopure.attacks import Attack, AttackResult, predict
 from audiopure.evaluation.clips import Batch, Clips, item_of
-from audiopure.evaluation.ledger import Ledger, Outcome, done
+from audiopure.evaluation.ledger import Ledger, Outcome, Table, done
 from audiopure.evaluation.lineup import CLEAN, Contender
 from audiopure.evaluation.plan import PlannedCondition
 from audiopure.evaluation.protocols import Context
@@ -27,8 +27,7 @@ ATTACKING, SCORING = 0, 1  # numbers of noise: a score is on noise that the atta
 ROWS = {"cpu": 16}
 MANY_ROWS = 256
 
-Done = Mapping[tuple[str, str], Mapping[str, Outcome]]
-Tick = Callable[[str, str, int], None]
+Tick = Callable[[str, str, int], None]  # told row, condition, and of how many clips it has just been done
 
 
 @dataclass(frozen=True)
@@ -58,38 +57,21 @@ class Worker:
     def ledger(self) -> Ledger:
         return Ledger(self.folder / "outcomes.jsonl")
 
-    def run(self, row: int, batch: Batch, before: Done, tick: Tick) -> None:
-        """All conditions of a row on a batch that `before` does not hold; `tick(row, condition, clips)`."""
+    def run(self, row: int, batch: Batch, before: Table, tick: Tick) -> None:
+        """All conditions of a row on a batch that `before` does not hold."""
         contender = self.contenders[row]
-        table: dict[tuple[str, str], dict[str, Outcome]] = {key: dict(value) for key, value in before.items()}
-        for condition in contender.planned.conditions:
+        planned, table = contender.planned, dict(before)
+        for condition in planned.conditions:
+            known = table.get((planned.key, condition.key), {})
             here = [i for i in batch.index if i < condition.clips]
-            known = table.get((contender.planned.key, condition.key), {})
-            chosen = self._chosen(contender, condition, here, table)
-            if chosen and not all(self.clips.ids[i] in known for i in chosen):
+            ids, targets = self.clips.ids, self.clips.targets
+            chosen = [i for i in here if planned.meets(condition, ids[i], targets[i], table)]
+            # of a write that a kill cut off some are known; the batch runs anew as it was, to the last bit
+            if any(ids[i] not in known for i in chosen):
                 outcomes = self._measure(contender, condition, batch.rows(chosen))
                 self.ledger.append(outcomes)
-                table.update(done([*known.values(), *outcomes]))
-            tick(contender.planned.key, condition.key, len(here))
-
-    def _chosen(
-        self, contender: Contender, condition: PlannedCondition, here: Sequence[int], table: Done
-    ) -> list[int]:
-        """The clips that a condition attacks: all, or those that nothing before has broken."""
-        if not condition.survivors:
-            return list(here)
-        earlier = []
-        for other in contender.planned.conditions:
-            if other.key == condition.key:
-                break
-            if other.counts and other.column == condition.column:
-                earlier.append(table.get((contender.planned.key, other.key), {}))
-
-        def survives(index: int) -> bool:
-            name, target = self.clips.ids[index], self.clips.targets[index]
-            return all(target in outcomes[name].answers for outcomes in earlier if name in outcomes)
-
-        return [index for index in here if survives(index)]
+                table.update(done([*outcomes, *known.values()]))
+            tick(planned.key, condition.key, sum(ids[i] not in known for i in here))
 
     def _measure(self, contender: Contender, condition: PlannedCondition, batch: Batch) -> list[Outcome]:
         started = time.perf_counter()

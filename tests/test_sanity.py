@@ -1,0 +1,162 @@
+"""The flags of a card, on violations planted among outcomes that look honest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from evaluation_helpers import prepared_plan
+
+from audiopure.evaluation.card import Card, Gradient
+from audiopure.evaluation.ledger import Outcome
+from audiopure.evaluation.plan import Plan, PlannedCondition, PlannedCurve, PlannedPoint
+from audiopure.evaluation.summary import card
+
+CLIPS, PASSES = 20, 10
+
+
+def condition(key: str, **changes: Any) -> PlannedCondition:
+    stage, _, column = key.partition("/")
+    values = {
+        "key": key,
+        "title": stage,
+        "column": column or "clean",
+        "budget": "L∞ ≤ 0.002",
+        "attack": None if key == "clean" else f"Attack({stage})",
+        "route": "exact" if stage.startswith("pgd") or stage.startswith("budget") else "none",
+        "counts": stage not in ("clean", "random") and not stage.startswith("budget"),
+        "clips": CLIPS,
+        "survivors": False,
+        "note": None,
+    }
+    return PlannedCondition.model_validate(values | changes)
+
+
+def outcomes(key: str, shares: Mapping[int, float] | Sequence[float], row: str = "system") -> list[Outcome]:
+    """Clips whose share of right passes is given; class 0 is right."""
+    items = shares.items() if isinstance(shares, Mapping) else enumerate(shares)
+    return [
+        Outcome(
+            row=row,
+            condition=key,
+            clip=f"clip{k}",
+            answers=[0] * round(share * PASSES) + [1] * (PASSES - round(share * PASSES)),
+            loss=None,
+            survived=[],
+            never=None,
+            queries=1,
+            distances={},
+            seconds=0.0,
+        )
+        for k, share in items
+    ]
+
+
+def judged(found: Sequence[tuple[PlannedCondition, Sequence[Outcome]]], **changes: Any) -> Card:
+    clean = (condition("clean"), outcomes("clean", [1.0] * CLIPS))
+    plan: Plan = prepared_plan(CLIPS, [c for c, _ in (clean, *found)], PASSES).model_copy(update=changes)
+    gradient = Gradient(verdict="exact", cosine=1.0, sign_agreement=1.0, silent=[], pairwise=None, note=None)
+    return card(plan, {"system": gradient}, [o for _, some in (clean, *found) for o in some])
+
+
+def violations(result: Card) -> list[str]:
+    return [flag.sentence for flag in result.flags if flag.kind == "violation"]
+
+
+def notes(result: Card) -> list[str]:
+    return [flag.sentence for flag in result.flags if flag.kind == "note"]
+
+
+WHITE = (condition("pgd-ce/linf"), outcomes("pgd-ce/linf", [0.0] * 6 + [0.9] * 14))
+
+
+def test_an_honest_card_has_no_flags() -> None:
+    square = condition("square/linf", survivors=True)
+    weaker = outcomes("square/linf", dict.fromkeys(range(6, CLIPS), 0.9))
+    noise = outcomes("random/linf", [1.0] * CLIPS)
+    result = judged([WHITE, (square, weaker), (condition("random/linf"), noise)])
+    assert result.flags == []
+
+
+def test_black_box_stronger_than_white_box_on_the_survivors() -> None:
+    """On the same clips: all of them together would hide it, as the white-box attack broke six before."""
+    square = condition("square/linf", survivors=True, note="whatever")
+    stronger = outcomes("square/linf", {k: 0.1 if k < 16 else 0.9 for k in range(6, CLIPS)})
+    (sentence,) = violations(judged([WHITE, (square, stronger)]))
+    assert "of the same 14 clips square leaves 33 % and the best attack by gradient 90 %" in sentence
+    other = (condition("pgd-margin/linf"), outcomes("pgd-margin/linf", [0.3] * CLIPS))
+    assert violations(judged([WHITE, other, (square, stronger)])) == []  # another of them does as much
+    few = outcomes("square/linf", {k: 0.1 for k in range(6, 10)})
+    assert violations(judged([WHITE, (square, few)])) == []  # four clips say nothing
+    little = outcomes("square/linf", {k: 0.8 for k in range(6, CLIPS)})
+    assert violations(judged([WHITE, (square, little)])) == []  # nor does what lies within the intervals
+    elsewhere = condition("square/l2", survivors=True)
+    assert violations(judged([WHITE, (elsewhere, outcomes("square/l2", [0.0] * CLIPS))])) == []
+
+
+def test_random_noise_stronger_than_an_attack() -> None:
+    noise = outcomes("random/linf", [0.1] * CLIPS)
+    assert any(
+        "random leaves 10 %" in s for s in violations(judged([WHITE, (condition("random/linf"), noise)]))
+    )
+
+
+def test_an_attack_that_helps() -> None:
+    half = outcomes("clean", [0.2] * CLIPS)
+    plan = prepared_plan(CLIPS, [condition("clean"), condition("pgd-ce/linf")], PASSES)
+    better = outcomes("pgd-ce/linf", [0.9] * CLIPS)
+    (sentence,) = violations(card(plan, {}, [*half, *better]))
+    assert "raises accuracy from 20 % to 90 %" in sentence
+
+
+def curve(*shares: tuple[float, Sequence[float]]) -> Card:
+    found = [
+        (condition(f"budget-{x:g}/linf"), outcomes(f"budget-{x:g}/linf", values)) for x, values in shares
+    ]
+    points = [PlannedPoint(x=x, row="system", condition=f"budget-{x:g}/linf") for x, _ in shares]
+    planned = PlannedCurve(
+        axis="budget", title="budgets", row="system", column="linf", points=points, note=None
+    )
+    return judged(found, curves=[planned])
+
+
+def test_accuracy_that_rises_with_the_budget() -> None:
+    def share(right: int) -> list[float]:
+        return [1.0] * right + [0.0] * (CLIPS - right)
+
+    assert violations(curve((0.5, share(18)), (2, share(9)), (500, share(0)))) == []
+    (sentence,) = violations(curve((0.5, share(4)), (2, share(16))))
+    assert "rises from 20 % at 0.5 to 80 % at 2" in sentence
+    # step by step within the intervals, and beyond them over two steps
+    (sentence,) = violations(curve((0.5, share(4)), (1, share(10)), (2, share(16))))
+    assert "at 0.5 to 80 % at 2" in sentence
+
+
+@pytest.mark.parametrize(("right", "flagged"), [(20, True), (12, True), (7, False), (0, False)])
+def test_accuracy_above_chance_under_an_unbounded_attack(right: int, flagged: bool) -> None:
+    values = [1.0] * right + [0.0] * (CLIPS - right)
+    found = violations(curve((500, values)))
+    assert bool(found) == flagged and all("unbounded" in sentence for sentence in found)
+    assert violations(curve((8, values))) == []  # a budget that leaves some room
+
+
+def test_a_broken_gradient_and_what_is_missing() -> None:
+    plan = prepared_plan(
+        CLIPS, [condition("clean"), WHITE[0], condition("again/linf", survivors=True)], PASSES
+    )
+    clean = outcomes("clean", [1.0] * CLIPS)
+    broken = Gradient(
+        verdict="broken", cosine=math.pi / 10, sign_agreement=0.5, silent=["x"], pairwise=None, note=None
+    )
+    result = card(plan, {"system": broken}, [*clean, *WHITE[1]])
+    assert "broken (cosine 0.314)" in violations(result)[0]
+    # the six that the first attack broke are not for the second
+    assert any("14 attacks on single clips" in sentence for sentence in notes(result))
+    result = card(
+        plan,
+        {"system": broken},
+        [*clean, *WHITE[1], *outcomes("again/linf", {k: 1.0 for k in range(6, CLIPS)})],
+    )
+    assert not any("single clips" in sentence for sentence in notes(result))
