@@ -17,7 +17,8 @@ from audiopure.evaluation import engine, protocols
 from audiopure.evaluation.card import Card, Data
 from audiopure.evaluation.card import Protocol as Facts
 from audiopure.evaluation.plan import Plan, PlannedClip, PlannedCondition, PlannedRow
-from audiopure.evaluation.protocols import Protocol, Stage, Sweep, both
+from audiopure.evaluation.protocols import both
+from audiopure.evaluation.stages import Protocol, Stage, Sweep
 from audiopure.purifier import Purifier
 
 CLIPS, PASSES = 6, 4
@@ -87,7 +88,6 @@ def tiny() -> Protocol:
 def register(patch: pytest.MonkeyPatch) -> None:
     """Make the protocol known by name, with batches of two."""
     patch.setattr(protocols, "PROTOCOLS", {**protocols.PROTOCOLS, "tiny": tiny})
-    patch.setattr(protocols, "BATCH", 2)
     patch.setattr(engine, "BATCH", 2)
 
 

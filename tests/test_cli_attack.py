@@ -249,7 +249,7 @@ def test_a_defended_system(
     assert attack(source, "-o", "out.wav", *options, system=f"small,n_star=1+{TINY}") == 0
     found = report()
     assert "eot=5" in found["attack"] and found["system"] == f"small,n_star=1+{TINY}"
-    assert set(found["weights"]) == {"small"}
+    assert set(found["weights"]) == {"small", "test_cli_attack:tiny"}
     result = found["files"][0]
     assert sum(result["clean"].values()) == sum(result["attacked"].values()) == result["success"]["n"] == 7
     wrong = 7 - result["attacked"].get(result["label"], 0)

@@ -333,3 +333,10 @@ def test_every_protocol_builds_and_has_a_cost(name: str) -> None:
             assert attack.cost.gradients + attack.cost.forwards > 0 and attack.budget
     with pytest.raises(InputError, match="there are: quick"):
         protocols.protocol("fast")
+
+
+def test_no_transfer_without_a_surrogate(data: Path, tmp_path: Path) -> None:
+    work = prepared(data, tmp_path, protocol="standard")  # the data has no training split
+    keys = [condition.key for condition in work.plan.rows[0].conditions]
+    assert "square/linf" in keys and not any(key.startswith("transfer") for key in keys)
+    assert "No transfer attack" in (work.plan.protocol.note or "") and not work.needs_surrogate

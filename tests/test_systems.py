@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from audiopure.attacks.objective import call
 from audiopure.diffusion.samplers import OneShot
 from audiopure.errors import AudiopureError, InputError
 from audiopure.noise import SeededNoise
-from audiopure.systems import as_system, load_system
+from audiopure.systems import as_system, fingerprint, load_system
 
 
 class Own(nn.Module):
@@ -98,3 +100,24 @@ def test_what_cannot_be_understood_is_one_sentence(spec: str, message: str) -> N
     with pytest.raises(AudiopureError, match=re.escape(message)) as raised:
         load_system(spec)
     assert "\n" not in str(raised.value)
+
+
+def test_a_model_without_a_file_is_known_by_its_parameters_and_settings() -> None:
+    def known(**settings: Any) -> str:
+        purifier = audiopure.load_purifier("small", **settings)
+        return next(iter(as_system(audiopure.defend(Own(), purifier)).weights.values()))
+
+    assert known() == known() != known(n_star=5)
+    model = nn.Sequential(nn.Linear(3, 2))
+    before = fingerprint(model)
+    with torch.no_grad():
+        model[0].weight[0, 0] += 1e-6  # type: ignore[index]
+    assert fingerprint(model) != before
+    assert len(load_system(f"{__name__}:own").weights) == 1
+
+
+def test_a_module_beside_the_user_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "beside_me.py").write_text(f"from {__name__} import build\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    assert load_system("beside_me:build").labels == ("no", "yes")

@@ -71,16 +71,23 @@ def choose(
 ) -> AttackResult:
     """Each clip's candidate (B, T) of largest mean loss over `passes` fresh draws, rounded to `bits`."""
     points = [ball.round16(x) if bits == 16 else x for x in candidates]
-    losses = torch.stack([objective.value(x, noise, passes) for x in points])
-    best, choice = losses.max(0)
-    rows = torch.arange(len(ball.clean), device=ball.clean.device)
+    chosen, best = fittest(objective, points, noise, passes)
     return AttackResult(
-        torch.stack(points)[choice, rows],
+        chosen,
         best,
         torch.stack([torch.stack(climb.losses) for climb in climbs]),
         torch.stack([torch.stack(climb.survived) for climb in climbs]),
         torch.stack([climb.queries for climb in climbs]).sum(0) + len(points) * passes,
     )
+
+
+def fittest(
+    objective: Objective, points: Sequence[Tensor], noise: SeededNoise, passes: int
+) -> tuple[Tensor, Tensor]:
+    """Each clip's point of largest mean loss over `passes` fresh draws, (B, T), and that loss (B,)."""
+    losses = torch.stack([objective.value(x, noise, passes) for x in points])
+    best, choice = losses.max(0)
+    return torch.stack(list(points))[choice, torch.arange(len(best), device=best.device)], best
 
 
 def randomised(model: nn.Module) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from audiopure.attacks.ball import Ball, unit
 from audiopure.attacks.base import Attack, AttackResult, Cost
+from audiopure.attacks.climb import fittest
 from audiopure.attacks.criteria import Criterion
 from audiopure.attacks.objective import Objective, Stacked, Value
 from audiopure.attacks.restarts import apart, candidates, counted, groups, joined
@@ -136,12 +137,10 @@ class Pgd(Attack):
         points = [x for run in runs for x in candidates(run.best, run.x, run.side)]
         if self.bits == 16:
             points = [ball.round16(x) for x in points]
-        judge, passes = noise.fresh(self.restarts), self.selection or self.eot
-        losses = torch.stack([objective.value(x, judge, passes) for x in points])
-        best, choice = losses.max(0)
-        rows = torch.arange(len(waveform), device=waveform.device)
+        passes = self.selection or self.eot
+        chosen, best = fittest(objective, points, noise.fresh(self.restarts), passes)
         return AttackResult(
-            torch.stack(points)[choice, rows],
+            chosen,
             best,
             torch.cat([apart(run.losses, run.side) for run in runs]),
             torch.cat([apart(run.survived, run.side) for run in runs]),

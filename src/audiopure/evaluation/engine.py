@@ -28,8 +28,9 @@ from audiopure.evaluation.clips import Batch, Clips, batches, digest, load_clips
 from audiopure.evaluation.ledger import done
 from audiopure.evaluation.lineup import WHITE_BOX, Contender, line_up
 from audiopure.evaluation.plan import Plan, PlannedClip
-from audiopure.evaluation.protocols import BATCH, Context, Protocol, protocol
+from audiopure.evaluation.protocols import protocol
 from audiopure.evaluation.recordings import recorded
+from audiopure.evaluation.stages import BATCH, Context, Protocol
 from audiopure.evaluation.worker import Tick, Worker
 from audiopure.machine import processor
 from audiopure.noise import SeededNoise
@@ -241,7 +242,9 @@ def _check_labels(system: System, batch: Batch) -> None:
 
 def _attacker_clips(config: EvaluationConfig, system: System) -> Dataset | None:
     """Clips that an attacker may train a surrogate on: the data's training split, if labels are the same."""
-    if config.data is None:
+    from audiopure.training.surrogate import RATE
+
+    if config.data is None or system.sample_rate != RATE:
         return None
     dataset = load_dataset(config.data)
     if "train" not in dataset.splits:

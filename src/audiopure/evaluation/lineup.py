@@ -13,7 +13,8 @@ from audiopure.attacks.knowledge import settings
 from audiopure.attacks.routes import with_purifiers
 from audiopure.defended import Defended, takes
 from audiopure.evaluation.plan import PlannedCondition, PlannedCurve, PlannedPoint, PlannedRow
-from audiopure.evaluation.protocols import Build, Protocol, Stage, for_fixed
+from audiopure.evaluation.protocols import for_fixed
+from audiopure.evaluation.stages import Build, Protocol, Stage
 from audiopure.purifier import Purifier
 from audiopure.systems import System
 
@@ -114,9 +115,11 @@ def _contender(
 
 
 def _fixed(build: Build) -> Build:
-    if isinstance(build, Attack):
-        return for_fixed(build)
-    return lambda context: for_fixed(build(context))
+    """One draw wherever an attack would average, and no detour of gradients: there is no purifier for one."""
+    if not isinstance(build, Attack):
+        return lambda context: for_fixed(build(context))
+    plain = for_fixed(build)
+    return replace(plain, route="exact") if hasattr(plain, "route") else plain  # type: ignore[call-arg]
 
 
 def _clean(clips: int) -> PlannedCondition:
@@ -165,11 +168,12 @@ def _with_sweeps(
                 if n_star is not None and row not in variants:
                     variants[row] = _variant(system, n_star, protocol)
                 name = f"{sweep.axis}-{value:g}/{column}"
+                title = TITLES[sweep.axis].format(value)
                 built = _changed(attack, sweep.axis, value)
                 if n_star is None:
-                    first = _added(first, name, column, built, count)
+                    first = _added(first, name, title, column, built, count)
                 else:
-                    variants[row] = _added(variants[row], name, column, built, count)
+                    variants[row] = _added(variants[row], name, title, column, built, count)
                 points.append(PlannedPoint(x=value, row=row, condition=name))
             at = "" if sweep.n_star is None else f"n* = {sweep.n_star:g}, "
             curves.append(
@@ -186,6 +190,7 @@ def _with_sweeps(
 
 
 AXES = {"budget": "multiple of the budget", "eot": "EOT draws", "n_star": "n*"}
+TITLES = {"budget": "budget × {:g}", "eot": "EOT {:g}", "n_star": "n* = {:g}"}
 
 
 def _changed(attack: Pgd, axis: str, value: float) -> Pgd:
@@ -209,10 +214,10 @@ def _variant(system: System, n_star: float, protocol: Protocol) -> Contender:
     return Contender(planned, model.eval(), model.eval(), {})
 
 
-def _added(row: Contender, name: str, column: str, attack: Attack, clips: int) -> Contender:
+def _added(row: Contender, name: str, title: str, column: str, attack: Attack, clips: int) -> Contender:
     if not randomised(row.model):
         attack = for_fixed(attack)
-    stage = Stage(name, name.partition("/")[0], {column: attack}, counts=False, clips=clips)
+    stage = Stage(name, title, {column: attack}, counts=False, clips=clips)
     planned = row.planned
     conditions = [
         c.model_copy(update={"clips": max(c.clips, clips)}) if c.key == CLEAN else c

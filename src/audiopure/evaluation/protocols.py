@@ -7,98 +7,16 @@ A protocol is a list of stages. Every stage has one attack for each column, most
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
-from torch import nn
-
 from audiopure.attacks import PAPER_BUDGETS, Attack, Pgd, RandomNoise
 from audiopure.errors import InputError
+from audiopure.evaluation.stages import Build, Context, Protocol, Stage, Sweep
 
 COLUMNS = ("linf", "l2")
 UNBOUNDED = 500.0  # times the budgets: half of full scale at every sample, far beyond any speech
-
-
-@dataclass(frozen=True)
-class Context:
-    """What an attack may need of the system it is built for.
-
-    Attributes:
-        surrogate: loads the surrogate trained on the system's outputs.
-        sample_rate: Hz of the clips.
-    """
-
-    surrogate: Callable[[], nn.Module]
-    sample_rate: int
-
-
-Build = Attack | Callable[[Context], Attack]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One attack in each of its columns.
-
-    Attributes:
-        counts: it enters the headline.
-        controls: it also runs on the rows that stand beside the system.
-        clips: only the first so many, None for all.
-        survivors: only on clips that counting stages before it, in the same column, left right in some pass.
-        note: what must be said with its numbers.
-    """
-
-    key: str
-    title: str
-    attacks: Mapping[str, Build]
-    counts: bool = True
-    controls: bool = False
-    clips: int | None = None
-    survivors: bool = False
-    note: str | None = None
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """Accuracy of the system against one setting of an attack, on the first few clips.
-
-    Attributes:
-        axis: "budget" (multiples of the attack's eps), "eot", or "n_star".
-        n_star: of the system's purifiers, if another than theirs.
-    """
-
-    axis: str
-    values: tuple[float, ...]
-    attacks: Mapping[str, Pgd]
-    clips: int
-    n_star: float | None = None
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """Stages and sweeps, and `passes`, the fresh passes that score a clip of a randomised system."""
-
-    name: str
-    passes: int
-    stages: tuple[Stage, ...]
-    sweeps: tuple[Sweep, ...] = ()
-    note: str | None = None
-
-    def without_surrogate(self) -> Protocol:
-        """The protocol without attacks that need the system's surrogate, which it says."""
-        stages = tuple(s for s in self.stages if all(isinstance(a, Attack) for a in s.attacks.values()))
-        if len(stages) == len(self.stages):
-            return self
-        sentence = "No transfer attack: the data has no training split with the system's labels."
-        note = sentence if self.note is None else f"{self.note} {sentence}"
-        return replace(self, stages=stages, note=note)
-
-    def settings(self) -> dict[str, Any]:
-        """What the card says of it."""
-        return {"passes": self.passes, "stages": [stage.key for stage in self.stages], "batch": BATCH}
-
-
-BATCH = 10  # clips attacked together: EOT draws fill the rest of what goes through the model at once
 
 
 def pgd(
@@ -135,13 +53,11 @@ SINGLE = ("eot", "selection", "leave", "passes")  # numbers of draws
 
 
 def for_fixed(attack: Attack) -> Attack:
-    """An attack on a system without randomness: one draw wherever it would average, no detour of gradients."""
+    """An attack on a system without randomness: one draw wherever it would average."""
     own = {field.name: getattr(attack, field.name) for field in fields(attack)}  # type: ignore[arg-type]
     changes: dict[str, Any] = {name: 1 for name in SINGLE if own.get(name)}
     if "eot_start" in own:
         changes["eot_start"] = None
-    if "route" in own:  # there is no purifier to take another through
-        changes["route"] = "exact"
     if isinstance(own.get("start"), Attack):
         changes["start"] = for_fixed(own["start"])
     return replace(attack, **changes)  # type: ignore[type-var]

@@ -17,7 +17,7 @@ from audiopure.attacks.base import Cost
 from audiopure.attacks.objective import Objective
 from audiopure.errors import InputError
 from audiopure.evaluation.clips import Clips, digest
-from audiopure.evaluation.protocols import Protocol, Stage
+from audiopure.evaluation.stages import Protocol, Stage
 from audiopure.noise import SeededNoise
 
 PASSES = 10

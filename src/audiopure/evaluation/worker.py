@@ -17,8 +17,8 @@ from audiopure.evaluation.clips import Batch, Clips, item_of
 from audiopure.evaluation.ledger import Ledger, Outcome, Table, done
 from audiopure.evaluation.lineup import CLEAN, Contender
 from audiopure.evaluation.plan import PlannedCondition
-from audiopure.evaluation.protocols import Context
 from audiopure.evaluation.quality import distances, masking_of
+from audiopure.evaluation.stages import Context
 from audiopure.noise import SeededNoise
 from audiopure.psychoacoustics import Masking
 
