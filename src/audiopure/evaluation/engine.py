@@ -27,7 +27,7 @@ from audiopure.evaluation.card import Protocol as ProtocolFacts
 from audiopure.evaluation.clips import Batch, Clips, batches, digest, load_clips
 from audiopure.evaluation.ledger import done
 from audiopure.evaluation.lineup import WHITE_BOX, Contender, line_up
-from audiopure.evaluation.plan import Plan, PlannedClip
+from audiopure.evaluation.plan import Plan, PlannedClip, PlannedCurve, PlannedRow
 from audiopure.evaluation.protocols import protocol
 from audiopure.evaluation.recordings import recorded
 from audiopure.evaluation.stages import BATCH, Context, Protocol
@@ -147,41 +147,11 @@ class Evaluation:
             chosen = chosen.without_surrogate()
         rows, curves = line_up(system, chosen, len(clips.targets))
         rows = [row.knowing(config.knowledge, config.seed) for row in rows]
-        plan = Plan(
-            command=config.command if model is None else config.call,
-            versions={
-                "audiopure": audiopure.__version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-            },
-            machine=_machine(config.device, workers, threads),
-            protocol=ProtocolFacts(
-                name=chosen.name, passes=chosen.passes, settings=chosen.settings(), note=chosen.note
-            ),
-            data=Data(
-                name="shipped clips" if config.data is None else clips.dataset.name,
-                split=clips.split,
-                clips=len(clips.targets),
-                of=clips.of,
-                note=clips.note,
-                shard=None if config.shard is None else f"{config.shard[0]}/{config.shard[1]}",
-            ),
-            weights=dict(system.weights),
-            labels=list(system.labels),
-            sample_rate=system.sample_rate,
-            seed=config.seed,
-            clips=[
-                PlannedClip(
-                    id=clip.id,
-                    audio=digest(waveform),
-                    label=clip.label,
-                    target=target,
-                    seconds=round(clip.seconds, 4),
-                )
-                for clip, waveform, target in zip(clips.dataset, clips.waveforms, clips.targets, strict=True)
-            ],
-            rows=[row.planned for row in rows],
-            curves=curves,
+        plan = _plan(config, system, chosen, clips, [row.planned for row in rows], curves).model_copy(
+            update={
+                "command": config.command if model is None else config.call,
+                "machine": _machine(config.device, workers, threads),
+            }
         )
         return cls(config, folder, system, chosen, clips, rows, plan, attacker_clips)
 
@@ -231,6 +201,53 @@ class Evaluation:
         """
         plans.begin(self.plan, self.folder)
         self.worker.ledger.read()
+
+
+def _plan(
+    config: EvaluationConfig,
+    system: System,
+    chosen: Protocol,
+    clips: Clips,
+    rows: list[PlannedRow],
+    curves: list[PlannedCurve],
+) -> Plan:
+    """What is to be done, without where."""
+    return Plan(
+        command="",
+        versions={
+            "audiopure": audiopure.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
+        machine={},
+        protocol=ProtocolFacts(
+            name=chosen.name, passes=chosen.passes, settings=chosen.settings(), note=chosen.note
+        ),
+        data=Data(
+            name="shipped clips" if config.data is None else clips.dataset.name,
+            split=clips.split,
+            clips=len(clips.targets),
+            of=clips.of,
+            note=clips.note,
+            shard=None if config.shard is None else f"{config.shard[0]}/{config.shard[1]}",
+        ),
+        weights=dict(system.weights),
+        labels=list(system.labels),
+        sample_rate=system.sample_rate,
+        seed=config.seed,
+        clips=[
+            PlannedClip(
+                id=clip.id,
+                audio=digest(waveform),
+                label=clip.label,
+                target=target,
+                seconds=round(clip.seconds, 4),
+            )
+            for clip, waveform, target in zip(clips.dataset, clips.waveforms, clips.targets, strict=True)
+        ],
+        rows=rows,
+        curves=curves,
+    )
 
 
 def _check_labels(system: System, batch: Batch) -> None:
