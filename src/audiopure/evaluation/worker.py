@@ -76,16 +76,9 @@ class Worker:
     def _measure(self, contender: Contender, condition: PlannedCondition, batch: Batch) -> list[Outcome]:
         started = time.perf_counter()
         row = contender.planned
-        model = contender.model.to(self.device)
         batch = batch.to(self.device)
         noise = SeededNoise(self.seed).fresh(item_of(f"{row.key}/{condition.key}")).for_items(batch.items)
-        result = None
-        if condition.key != CLEAN:
-            build = contender.attacks[condition.key]
-            attack = build if isinstance(build, Attack) else build(self.context)
-            result = _sized(attack, self.rows)(
-                model, batch.waveform, batch.labels, noise=noise.fresh(ATTACKING), lengths=batch.lengths
-            )
+        result = self._attacked(contender, condition.key, batch, noise.fresh(ATTACKING))
         heard = batch.waveform if result is None else result.adversarial
         answers = predict(
             contender.judge.to(self.device),
@@ -121,6 +114,18 @@ class Worker:
                 )
             )
         return outcomes
+
+    def _attacked(
+        self, contender: Contender, key: str, batch: Batch, noise: SeededNoise
+    ) -> AttackResult | None:
+        if key == CLEAN:
+            return None
+        build = contender.attacks[key]
+        attack = build if isinstance(build, Attack) else build(self.context)
+        model = contender.model.to(self.device)
+        return _sized(attack, self.rows)(
+            model, batch.waveform, batch.labels, noise=noise, lengths=batch.lengths
+        )
 
     def _masking(self, index: int) -> Masking | None:
         if index not in self.maskings:
