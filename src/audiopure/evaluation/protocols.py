@@ -96,7 +96,7 @@ def quick() -> Protocol:
 
 
 def standard() -> Protocol:
-    """PGD-100 with EOT growing to 20, cross-entropy and then margin, and five other attacks on survivors."""
+    """PGD-100 with EOT growing to 20, cross-entropy and then margin, and six other attacks on survivors."""
     from audiopure.attacks.apgd import Apgd
     from audiopure.attacks.fakebob import Fakebob
     from audiopure.attacks.low_frequency import LowFrequency
@@ -140,13 +140,14 @@ def standard() -> Protocol:
                 both(lambda n: Apgd(norm=n, eps=eps[n], steps=50, eot=5, loss="dlr", selection=passes)),  # type: ignore[arg-type]
                 **on_survivors,
             ),
-            Stage("square", "Square, 200 queries", both(square), **on_survivors),
             Stage(
                 "square-pgd",
                 "PGD-50 from Square's result",
                 both(lambda n: replace(pgd(n, 50, 20, "margin", passes, eot_start=2), start=square(n))),
                 **on_survivors,
             ),
+            # after the attack by gradient that begins where it ends: what is left is for queries alone to find
+            Stage("square", "Square, 200 queries", both(square), **on_survivors),
             Stage(
                 "fakebob",
                 "FAKEBOB, 50 steps of 50 queries",
