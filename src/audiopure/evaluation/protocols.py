@@ -146,7 +146,7 @@ def standard() -> Protocol:
                 both(lambda n: replace(pgd(n, 50, 20, "margin", passes, eot_start=2), start=square(n))),
                 **on_survivors,
             ),
-            # after the attack by gradient that begins where it ends: what is left is for queries alone to find
+            # after the attack by gradient that begins where it ends: the rest is for queries alone
             Stage("square", "Square, 200 queries", both(square), **on_survivors),
             Stage(
                 "fakebob",
