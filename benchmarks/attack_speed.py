@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("benchmarks/results/attack-speed.json"))
     options = parser.parse_args()
     prepare(2)
+    load = round(os.getloadavg()[0], 1)
     models = {name: load_system(spec).model for name, spec in SYSTEMS.items()}
     waveform, labels = clips()
     jobs: Jobs = {}
@@ -75,7 +77,7 @@ def main() -> None:
         best = take_turns(jobs, options.rounds)
     torch.set_num_threads(1)
     results = {
-        "machine": machine(),
+        "machine": machine() | {"threads": [1, 2], "load_before": load},
         "weights": {name: hub.digest(name) for name in ("small", "digits")},
         "settings": {"clips": CLIPS, "draws": DRAWS, "rows": ROWS, "used": USED, "restarts": RESTARTS},
         **record(best, models, waveform, labels),

@@ -238,12 +238,13 @@ def attack_speed(record: Record) -> str:
     work = ", ".join(f"{name} {value:.2f}" for name, value in record["gflop"].items())
     text = (
         f"{facts['device']}, PyTorch {facts['torch']}, {settings['clips']} clips of one second; best of "
-        "several rounds. Rows are clips times draws that go through the model at once; an evaluation on a "
+        f"several rounds, beside a load of {facts['load_before']:g} of others. Rows are clips times draws "
+        "that go through the model at once; an evaluation on a "
         f"CPU uses {used}. The naive loop takes clip by clip and draw by draw; gradients differ by at most "
         f"{exact:.0e} of their length in float64, {single:.0e} as timed. A step updates one clip, EOT "
         f"{settings['draws']}. Arithmetic: operations of matrix products and convolutions in a gradient "
         f"({work} GFLOP; FFTs and all that is elementwise are not counted) over those of a large float32 "
-        f"matrix product in the same time ({peak} GFLOP/s with 1 and 2 threads)."
+        f"matrix product in the same time ({peak} GFLOP/s with 1 and 2 threads), for bf16 too."
     )
     others = ["", "two processes of 1 thread, gradients a second", "one process of 2 threads"]
     others += [f"{settings['restarts']} restarts of one clip side by side, steps a second", "in turn"]
