@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/results.md from the records in benchmarks/results.
+"""Write the tables of README.md, docs/results.md and docs/attacks.md from the records in benchmarks/results.
 
     python benchmarks/readme.py           fill every <!-- begin:NAME --> ... <!-- end:NAME --> block
     python benchmarks/readme.py --check   exit status 1 if a block differs from its record
@@ -14,12 +14,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import attack_tables
 import finding_tables
 import tables
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "attacks.md")
 BLOCK = re.compile(r"(<!-- begin:(?P<name>[\w-]+) -->\n).*?(<!-- end:(?P=name) -->)", re.DOTALL)
 
 # name of a block -> (record in benchmarks/results, how it becomes Markdown); findings have a record each
@@ -38,6 +39,9 @@ BLOCKS: Mapping[str, tuple[str | None, Callable[[dict[str, Any]], str]]] = {
     "memory": ("speed", tables.memory),
     "attack-speed": ("attack-speed", tables.attack_speed),
     "recognisers": ("recognisers", tables.recognisers),
+    "attacks": ("attacks", attack_tables.attacks),
+    "attacks-settings": ("attacks", attack_tables.built),
+    "attacks-behind": ("attacks", attack_tables.behind),
     "findings": (None, finding_tables.standard),
     "findings-paper": (None, finding_tables.paper),
     "findings-quick": (None, finding_tables.quick),
