@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
-from importlib import resources
+from importlib import import_module, resources
+from importlib.util import find_spec
 from pathlib import Path
 
-import pesq as pesq_library
 import pystoi
 import pytest
 import torch
@@ -19,6 +19,8 @@ from audiopure.errors import InputError, MissingExtraError
 from audiopure.evaluation.quality import KEYS, distances, pesq, stoi
 
 RATE = 16_000
+# built from source where it is installed, which takes a compiler
+needs_pesq = pytest.mark.skipif(find_spec("pesq") is None, reason="pesq is not installed")
 CLIP = Path(str(resources.files("audiopure") / "assets" / "clips" / "zero" / "af_alloy.flac"))
 
 
@@ -37,7 +39,6 @@ def test_an_unchanged_clip(speech: Tensor) -> None:
     assert found["snr"] is None
     assert found["l2"] == found["linf"] == found["above_mask"] == 0
     assert found["stoi"] == pytest.approx(1, abs=1e-6)
-    assert found["pesq"] == pytest.approx(4.64, abs=0.01)  # the top of the scale of P.862.2
 
 
 def test_more_noise_is_worse_in_every_measure(speech: Tensor) -> None:
@@ -46,6 +47,9 @@ def test_more_noise_is_worse_in_every_measure(speech: Tensor) -> None:
     ]
     for key in KEYS:
         values = [row[key] for row in rows]
+        if key == "pesq" and find_spec("pesq") is None:
+            assert values == [None] * len(rows)
+            continue
         falls = key in ("snr", "stoi", "pesq")
         ordered = sorted(values, key=lambda value: value if value is not None else math.nan, reverse=falls)
         assert values == ordered and len(set(values)) == len(rows), key
@@ -66,11 +70,23 @@ def test_they_are_the_libraries_numbers(speech: Tensor) -> None:
     x, y = (clip.double().numpy() for clip in (speech, other))
     found = distances(speech, other, RATE)
     assert found["stoi"] == stoi(speech, other, RATE) == float(pystoi.stoi(x, y, RATE))
-    assert found["pesq"] == pesq(speech, other, RATE) == float(pesq_library.pesq(RATE, x, y, "wb"))
-    # the reference comes first: the measures are not symmetric
-    assert stoi(other, speech, RATE) != found["stoi"] and pesq(other, speech, RATE) != found["pesq"]
+    # the reference comes first: the measure is not symmetric
+    assert stoi(other, speech, RATE) != found["stoi"]
 
 
+@needs_pesq
+def test_pesq_is_the_librarys_number(speech: Tensor) -> None:
+    other = speech + 0.01 * noise(len(speech))
+    x, y = (clip.double().numpy() for clip in (speech, other))
+    found = distances(speech, other, RATE)["pesq"]
+    assert found == pesq(speech, other, RATE) == float(import_module("pesq").pesq(RATE, x, y, "wb"))
+    assert pesq(other, speech, RATE) != found
+    assert pesq(speech, speech.clone(), RATE) == pytest.approx(4.64, abs=0.01)  # the top of P.862.2's scale
+    quarter = speech[4000:8000]  # the least that has one
+    assert distances(quarter, quarter + 0.001 * noise(4000), RATE)["pesq"] is not None
+
+
+@needs_pesq
 def test_pesq_of_another_rate_is_that_of_the_resampled_clip(speech: Tensor) -> None:
     other = speech + 0.01 * noise(len(speech))
     x, y = (torch.from_numpy(resample_poly(clip.double().numpy(), 2, 1)) for clip in (speech, other))
@@ -93,9 +109,7 @@ def test_short_silent_and_speechless_clips_have_no_nan(speech: Tensor, length: i
             assert found["l2"] is not None and found["linf"] is not None
 
 
-def test_speech_of_the_least_length_has_its_measures(speech: Tensor) -> None:
-    quarter = speech[4000:8000]
-    assert distances(quarter, quarter + 0.001 * noise(4000), RATE)["pesq"] is not None
+def test_sound_of_the_least_length_has_its_stoi() -> None:
     voiced = 0.3 * torch.sin(torch.arange(6560) * 0.1)
     assert distances(voiced, voiced + 0.001 * noise(6560), RATE)["stoi"] is not None
 
@@ -109,6 +123,7 @@ def test_a_short_word_in_a_long_silence_has_no_stoi(speech: Tensor) -> None:
     assert stoi(word, other, RATE) is None
 
 
+@needs_pesq
 def test_pesq_has_nothing_to_say_of_long_clips() -> None:
     """Fifty bursts overrun a buffer of the library and end the process."""
     time = torch.arange(30 * RATE) / RATE
