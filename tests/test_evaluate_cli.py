@@ -96,12 +96,20 @@ def test_progress_without_a_terminal_is_a_line_now_and_then() -> None:
     ]
 
 
-# stands in for the command, with the tiny protocol; its worker processes import it as well
+# stands in for the command, with the tiny protocol and slowly, so that it can be stopped on any machine; its
+# worker processes import it as well
 DRIVER = """
 import sys
+import time
 import pytest
+from audiopure.evaluation.ledger import Ledger
 from evaluation_helpers import register
 register(pytest.MonkeyPatch())
+append = Ledger.append
+def slowly(ledger, outcomes):
+    append(ledger, outcomes)
+    time.sleep(0.15)
+Ledger.append = slowly
 if __name__ == "__main__":
     from audiopure.cli.main import main
     main(sys.argv[1:])
