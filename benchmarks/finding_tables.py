@@ -9,6 +9,7 @@ from tables import table
 
 from audiopure.evaluation.card import Card, Condition, Headline, Metrics, Proportion, Row
 from audiopure.evaluation.card_io import read_card
+from audiopure.evaluation.compare import paired_interval, points
 
 CARDS = Path(__file__).resolve().parent / "results" / "findings"
 TITLES = {
@@ -86,6 +87,36 @@ def grid(_: object) -> str:
         body.append([f"{0.002 * factor:g}", *cells])
     heads = [f"n*={key.removeprefix('n_star=')}" for key in rows]
     return _with_notes(["eps, L∞", *heads], body, found)
+
+
+def schedule(_: object) -> str:
+    """Whether EOT that grows is as strong as EOT 20 from the first step: the same clips, the same stages."""
+    found = cards(["standard-n3", "full-n3"])
+    if len(found) < 2:
+        return "Not run yet."
+    body = []
+    for column in COLUMNS:
+        keys = [f"pgd-{loss}/{column}" for loss in ("ce", "margin")]
+        grows, whole = (lowest(card, keys) for card in found.values())
+        common = [clip for clip in whole if clip in grows]
+        unlike = [grows[clip] - whole[clip] for clip in common]
+        low, high = paired_interval(unlike)
+        means = [sum(shares[clip] for clip in common) / len(common) for shares in (grows, whole)]
+        cells = [f"{100 * mean:.1f}" for mean in means]
+        cells.append(f"{points(sum(unlike) / len(common))} [{points(low)}, {points(high)}]")
+        body.append([COLUMNS[column], str(len(common)), *cells])
+    heads = ["budget", "clips", "EOT 2 to 20, %", "EOT 20, %", "difference, points"]
+    return table(heads, body) + "\n\nAverage over 20 fresh passes; paired 95 % interval over clips."
+
+
+def lowest(card: Card, keys: list[str]) -> dict[str, float]:
+    """Clip -> the least share of right passes that any of these attacks leaves the system."""
+    seen = {clip.id: clip.right.get("system", {}) for clip in card.clips}
+    return {
+        clip: min(right[key] for key in keys if key in right)
+        for clip, right in seen.items()
+        if keys[0] in right
+    }
 
 
 def _with_notes(heads: list[str], body: list[list[str]], found: dict[str, Card]) -> str:

@@ -46,6 +46,7 @@ BLOCKS: Mapping[str, tuple[str | None, Callable[[dict[str, Any]], str]]] = {
     "findings-paper": (None, finding_tables.paper),
     "findings-quick": (None, finding_tables.quick),
     "findings-grid": (None, finding_tables.grid),
+    "findings-schedule": (None, finding_tables.schedule),
 }
 
 

@@ -340,3 +340,15 @@ def test_no_transfer_without_a_surrogate(data: Path, tmp_path: Path) -> None:
     keys = [condition.key for condition in work.plan.rows[0].conditions]
     assert "square/linf" in keys and not any(key.startswith("transfer") for key in keys)
     assert "No transfer attack" in (work.plan.protocol.note or "") and not work.needs_surrogate
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_threads_and_denormals_are_set_for_a_run_and_put_back(before: bool) -> None:
+    smallest, threads = torch.tensor([torch.finfo(torch.float32).tiny]), torch.get_num_threads()
+    torch.set_flush_denormal(before)
+    try:
+        with running.using_threads(threads + 1):
+            assert torch.get_num_threads() == threads + 1 and float(smallest / 2) == 0
+        assert torch.get_num_threads() == threads and (float(smallest / 2) == 0) is before
+    finally:
+        torch.set_flush_denormal(True)  # as all other tests have it

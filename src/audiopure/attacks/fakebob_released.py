@@ -33,8 +33,7 @@ class FakebobReleased(SignDescent):
 
     With targets the cross-entropy falls and points 1 to 3 do not apply.
 
-    It cannot break a recogniser by the audio it returns, which is the clean clip. Counted its way, 30 steps
-    of 50 samples at eps .002 broke none of 20 `sc09` test clips for the shipped undefended recogniser.
+    It cannot break a recogniser by the audio it returns, which is the clean clip.
 
     Args:
         bits: 16 rounds the result to 16-bit samples within the budget, None keeps floating point.

@@ -43,10 +43,7 @@ class Qin(Attack):
     grows by 1.2 where the attack succeeds and falls by .8 where it fails. The result is the least audible of
     the clips found that still succeed in fresh passes, or, where none does, the one of largest mean loss.
 
-    Budget: on 20 clips of SC09's test set the shipped digits recogniser falls from 100 % to 0 %, by changes
-    that lie .2 dB above the mask on average (median .05 dB). PGD-20 of eps .002 leaves 60 % and lies 10 dB
-    above. Behind the shipped purifier the mask is too tight for that: 4 clips fell from 85 % to 17 % by
-    changes 8 dB above it, with 130 steps and EOT 3.
+    How far above the mask the changes that break a recogniser lie is measured in docs/attacks.md.
 
     It differs from the authors' attack so: the defaults make do with 300 steps, larger ones, and adjust bound
     and alpha more often (`Qin(**PUBLISHED)` for theirs); a sign step is at most a fifth of the bound, as

@@ -28,10 +28,8 @@ class Siren(Attack):
     passes; a clip leaves once their mean loss is above `confidence`. In the end the best points of all
     particles are compared over `selection` fresh passes.
 
-    It was not seen to get the shipped undefended recogniser below 5 %: of 20 `sc09` test clips one epoch
-    leaves 100 % at eps .002, 65 % at .02, 40 % at .05 and, louder than the speech, 15 % at .2, where mere
-    noise leaves 100, 95, 90 and 75 %. More epochs were not measured. The likely reason is that a swarm of 25
-    searches few of the 16,000 directions of a clip.
+    It was not seen to break even a recogniser without a defence (docs/attacks.md). The likely reason is that
+    a swarm of 25 searches few of the 16,000 directions of a clip.
 
     Args:
         eps: L-infinity budget.

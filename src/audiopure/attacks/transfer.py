@@ -47,9 +47,7 @@ class Transfer(Attack):
     The victim answers only the fresh passes of the judgement, whose mean the result reports; nothing is
     selected by them. A surrogate taught by the victim's answers is `training.surrogate.train_surrogate`.
 
-    It breaks the shipped undefended recogniser to below 5 % at L-inf .03 (2 % of 50 clips; 90 % at .002, 30 %
-    at .008), by way of a mel_resnet that 3,000 answers of the defended system taught. The defended one keeps
-    11 % there (91 % at .002, 61 % at .008, 1 % at .05).
+    The budget that breaks a recogniser without a defence is measured in docs/attacks.md.
 
     Args:
         inner: the attack on the surrogate, with its budget, goal and rounding.

@@ -41,10 +41,8 @@ class Universal(Attack):
     of a clip depends on the clips beside it. For clips that the perturbation has not seen, `train` on some
     and `apply` to others; that is what makes it universal.
 
-    Budget: the shipped digits recogniser falls to 0 % on the 30 clips of SC09's test set that it is called
-    with at eps .01 (60 % at .005). Clips it has not seen are harder: 33 %, 13 % and 10 % of 40 stay right at
-    .01, .02 and .03, for a perturbation trained on 100. That it did not get below 5 % there, nor at .04, is
-    because it speaks one digit: that digit's own clips, a tenth of all, remain right.
+    The budget that breaks a recogniser without a defence is measured in docs/attacks.md. Clips
+    that it has not seen are harder: it speaks one word, so that word's own clips remain right.
 
     Args:
         norm, eps: the budget, of each attacked clip; L2 is over the whole clip.

@@ -113,7 +113,9 @@ def _run(work: Evaluation, workers: int, threads: int, allow_broken: bool) -> Ca
         f"{len(work.clips.targets)} clips, protocol {work.protocol.name}, {len(work.contenders)} systems: "
         f"about {duration(total)} in {workers} process{'es' if workers > 1 else ''}{first}."
     )
-    gradients = begin(work, allow_broken=allow_broken, progress=say)
+    # in the threads of all the processes that are still to start
+    with running.using_threads(workers * threads):
+        gradients = begin(work, allow_broken=allow_broken, progress=say, watch=advancing)
     with advancing("Attacking", total) as advance:
         running.run(work, workers=workers, threads=threads, seconds=seconds, progress=advance)
     return conclude(work, gradients)

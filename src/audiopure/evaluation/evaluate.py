@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -96,25 +96,43 @@ def _unchanged(model: nn.Module | None) -> Iterator[None]:
             model.to(devices.pop())
 
 
-def begin(work: Evaluation, *, allow_broken: bool, progress: Callable[[str], None]) -> Mapping:
+Watch = Callable[[str, float], AbstractContextManager[Callable[[float], None]]]
+
+
+@contextmanager
+def unwatched(task: str, total: float) -> Iterator[Callable[[float], None]]:
+    """A `Watch` that shows nothing: told what is done and how much, it gives what is told the progress."""
+    yield lambda done: None
+
+
+def begin(
+    work: Evaluation, *, allow_broken: bool, progress: Callable[[str], None], watch: Watch = unwatched
+) -> Mapping:
     """Make the folder, audit the gradients, train the surrogate if one is needed. Returns the audits."""
     work.begin()
     progress("auditing the gradients")
     gradients = audits.audited(work, allow_broken=allow_broken)
     if work.needs_surrogate and not (work.folder / SURROGATE).is_file():
         progress("training a surrogate on the system's answers")
-        train(work)
+        with watch("Training", 1.0) as advance:
+            train(work, advance)
     return gradients
 
 
-def train(work: Evaluation) -> None:
+def train(work: Evaluation, progress: Callable[[float], None]) -> None:
     """Train the surrogate that transfer attacks use, and keep it in the folder."""
     from audiopure.training.surrogate import train_surrogate
 
     if work.attacker_clips is None:
         raise InputError("the data has no training clips for a surrogate")
     noise = SeededNoise(work.config.seed).fresh(item_of("surrogate"))
-    train_surrogate(work.system.model, work.attacker_clips, noise=noise, path=work.folder / SURROGATE)
+    train_surrogate(
+        work.system.model,
+        work.attacker_clips,
+        noise=noise,
+        path=work.folder / SURROGATE,
+        report=lambda step: progress(1 / step.steps),
+    )
 
 
 def conclude(work: Evaluation, gradients: Mapping, *, keep: bool = True) -> Card:

@@ -84,8 +84,8 @@ def quick() -> Protocol:
         (
             Stage(
                 "pgd-ce",
-                "PGD-20, EOT 5",
-                both(lambda n: pgd(n, 20, 5, "ce", passes, selection=5)),
+                "PGD-20, EOT to 5",
+                both(lambda n: pgd(n, 20, 5, "ce", passes, eot_start=1, selection=5)),
                 controls=True,
             ),
             random_stage(),
