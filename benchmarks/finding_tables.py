@@ -89,24 +89,34 @@ def grid(_: object) -> str:
     return _with_notes(["eps, L∞", *heads], body, found)
 
 
+# protocol -> (card with draws that grow, card with all draws from the first step, what was run)
+SCHEDULES = {
+    "standard": ("standard-n3", "full-n3", ("pgd-ce", "pgd-margin")),
+    "quick": ("quick-n3", "quick-n3-eot5", ("pgd-ce",)),
+}
+
+
 def schedule(_: object) -> str:
-    """Whether EOT that grows is as strong as EOT 20 from the first step: the same clips, the same stages."""
-    found = cards(["standard-n3", "full-n3"])
-    if len(found) < 2:
-        return "Not run yet."
+    """Whether EOT that grows is as strong as all its draws from the first step: the same clips and stages."""
     body = []
-    for column in COLUMNS:
-        keys = [f"pgd-{loss}/{column}" for loss in ("ce", "margin")]
-        grows, whole = (lowest(card, keys) for card in found.values())
-        common = [clip for clip in whole if clip in grows]
-        unlike = [grows[clip] - whole[clip] for clip in common]
-        low, high = paired_interval(unlike)
-        means = [sum(shares[clip] for clip in common) / len(common) for shares in (grows, whole)]
-        cells = [f"{100 * mean:.1f}" for mean in means]
-        cells.append(f"{points(sum(unlike) / len(common))} [{points(low)}, {points(high)}]")
-        body.append([COLUMNS[column], str(len(common)), *cells])
-    heads = ["budget", "clips", "EOT 2 to 20, %", "EOT 20, %", "difference, points"]
-    return table(heads, body) + "\n\nAverage over 20 fresh passes; paired 95 % interval over clips."
+    for protocol, (growing, constant, stages) in SCHEDULES.items():
+        found = cards([growing, constant])
+        if len(found) < 2:
+            continue
+        for column in COLUMNS:
+            keys = [f"{stage}/{column}" for stage in stages]
+            grows, whole = (lowest(card, keys) for card in found.values())
+            common = [clip for clip in whole if clip in grows]
+            unlike = [grows[clip] - whole[clip] for clip in common]
+            low, high = paired_interval(unlike)
+            means = [sum(shares[clip] for clip in common) / len(common) for shares in (grows, whole)]
+            cells = [f"{100 * mean:.1f}" for mean in means]
+            cells.append(f"{points(sum(unlike) / len(common))} [{points(low)}, {points(high)}]")
+            body.append([f"`{protocol}`", COLUMNS[column], str(len(common)), *cells])
+    if not body:
+        return "Not run yet."
+    heads = ["protocol", "budget", "clips", "draws grow, %", "all from the start, %", "difference, points"]
+    return table(heads, body) + "\n\nAverage over fresh passes; paired 95 % interval over clips."
 
 
 def lowest(card: Card, keys: list[str]) -> dict[str, float]:

@@ -63,7 +63,7 @@ def for_fixed(attack: Attack) -> Attack:
     return replace(attack, **changes)  # type: ignore[type-var]
 
 
-def random_stage() -> Stage:
+def random_stage(clips: int | None = None) -> Stage:
     """Random noise of the same norm: what of an attack is mere noise."""
     return Stage(
         "random",
@@ -71,11 +71,12 @@ def random_stage() -> Stage:
         both(lambda norm: RandomNoise(norm=norm, eps=PAPER_BUDGETS[norm])),  # type: ignore[arg-type]
         counts=False,
         controls=True,
+        clips=clips,
     )
 
 
 def quick() -> Protocol:
-    """PGD-20, EOT 5, at the paper's budgets: minutes on two cores, an upper bound on what is withstood."""
+    """PGD-20, EOT growing to 5, at the paper's budgets: minutes on two cores, an upper bound."""
     passes = 10
     short = {"linf": pgd("linf", 10, 2, "ce", passes)}
     return Protocol(
@@ -85,10 +86,10 @@ def quick() -> Protocol:
             Stage(
                 "pgd-ce",
                 "PGD-20, EOT to 5",
-                both(lambda n: pgd(n, 20, 5, "ce", passes, eot_start=1, selection=5)),
+                both(lambda n: pgd(n, 20, 5, "ce", passes, eot_start=2, selection=5)),
                 controls=True,
             ),
-            random_stage(),
+            random_stage(50),
         ),
         (Sweep("budget", (0.5, 2, 4, UNBOUNDED), short, 10),),
         "A quick look: longer attacks find more.",
@@ -225,7 +226,7 @@ def _whole(loss: str, passes: int, norm: str) -> Pgd:
 
 def grid() -> Protocol:
     """Budget against n* under quick's attack in L-inf: the paper's table 2, and appendix I's budgets."""
-    attack = {"linf": pgd("linf", 20, 5, "ce", 10, selection=5)}
+    attack = {"linf": pgd("linf", 20, 5, "ce", 10, eot_start=2, selection=5)}
     levels = (0, 1, 2, 3, 5, 7, 10)
     sweeps = tuple(Sweep("budget", (1, 2, 4, 8, 15, 25), attack, 100, n_star=level) for level in levels)
     return Protocol("grid", 10, (), sweeps)
