@@ -205,11 +205,13 @@ class MelSpectrogram(_Constants):
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Mel spectrogram of `(..., time)`; raises InputError as `Spectrogram` does."""
-        dtype = _working_dtype(waveform.dtype)
-        spectrum = self.spectrogram(waveform.to(dtype))
-        with torch.autocast(waveform.device.type, enabled=False):
-            mel = self.filters.to(dtype) @ spectrum
-        return mel.to(waveform.dtype)
+        spectrum = self.spectrogram(waveform.to(_working_dtype(waveform.dtype)))
+        return self.sum(spectrum).to(waveform.dtype)
+
+    def sum(self, spectrum: Tensor) -> Tensor:
+        """A spectrogram summed under the filters. Shape: `(..., bins, frames)` -> `(..., n_mels, frames)`."""
+        with torch.autocast(spectrum.device.type, enabled=False):
+            return self.filters.to(spectrum.dtype) @ spectrum
 
 
 class LogMel(nn.Module):
@@ -236,11 +238,14 @@ class LogMel(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         """Log-mel of `(..., time)` in dB; raises InputError as `Spectrogram` does."""
         # The logarithm keeps the working precision: amin does not exist in float16.
-        power = self.mel(waveform.to(_working_dtype(waveform.dtype)))
+        return self.decibel(self.mel(waveform.to(_working_dtype(waveform.dtype)))).to(waveform.dtype)
+
+    def decibel(self, power: Tensor) -> Tensor:
+        """Log-mel of a mel spectrogram. Shape: `(..., n_mels, frames)` -> the same."""
         decibel = 10.0 * torch.log10(power.clamp(min=self.amin))
         if self.top_db is not None:
             decibel = torch.maximum(decibel, decibel.amax(dim=(-2, -1), keepdim=True) - self.top_db)
-        return decibel.to(waveform.dtype)
+        return decibel
 
 
 class MFCC(_Constants):

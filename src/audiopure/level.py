@@ -18,7 +18,7 @@ FRAME = 512  # samples, 32 ms
 class FixedLevel:
     """The paper's way: the clip as it is."""
 
-    def energy(self, x: Tensor) -> Tensor | None:
+    def energy(self, x: Tensor, floor: float = 0.0) -> Tensor | None:
         return None
 
     def gain(self, energy: Tensor | None) -> Tensor | None:
@@ -41,10 +41,15 @@ class SpeechLevel:
     minimum: float = 0.5
     maximum: float = 4.0
 
-    def energy(self, x: Tensor) -> Tensor:
-        """Sums (sum e^2, sum e) over whole frames counted from the clip's start. Shape: (B, T) -> (B, 2)."""
+    def energy(self, x: Tensor, floor: float = 0.0) -> Tensor:
+        """Sums (sum e^2, sum e) over whole frames counted from the clip's start. Shape: (B, T) -> (B, 2).
+
+        `floor` is the power of noise that is known to lie in every frame, which does not count.
+        """
         x = torch.nn.functional.pad(x, (0, -x.shape[-1] % FRAME))
         frames = x.unflatten(-1, (-1, FRAME)).square().mean(-1)
+        if floor > 0:
+            frames = (frames - floor).relu()
         return torch.stack([frames.square().sum(-1), frames.sum(-1)], dim=-1)
 
     def gain(self, energy: Tensor) -> Tensor:

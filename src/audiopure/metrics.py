@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 
 import torch
-from scipy.stats import binomtest
+from scipy.special import betaincinv
 from torch import Tensor
 
 from .errors import InputError
@@ -22,8 +22,8 @@ def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> tuple[float, fl
         InputError: unless 0 <= k <= n, n >= 1 and 0 < confidence < 1.
     """
     k, n = _check_counts(k, n, confidence)
-    interval = binomtest(k, n).proportion_ci(confidence, "exact")
-    return float(interval.low), float(interval.high)
+    half = (1 - confidence) / 2
+    return clopper_pearson_lower(k, n, half), 1 - clopper_pearson_lower(n - k, n, half)
 
 
 def clopper_pearson_lower(k: int, n: int, alpha: float = 0.001) -> float:
@@ -36,7 +36,7 @@ def clopper_pearson_lower(k: int, n: int, alpha: float = 0.001) -> float:
         InputError: unless 0 <= k <= n, n >= 1 and 0 < alpha < 1.
     """
     k, n = _check_counts(k, n, 1 - alpha)
-    return float(binomtest(k, n, alternative="greater").proportion_ci(1 - alpha, "exact").low)
+    return float(betaincinv(k, n - k + 1, alpha)) if k else 0.0
 
 
 def _check_counts(k: int, n: int, confidence: float) -> tuple[int, int]:

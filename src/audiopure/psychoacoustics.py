@@ -20,6 +20,7 @@ from audiopure.errors import InputError
 WINDOW_SECONDS = 0.128  # 2048 samples at 16 kHz; hop is a quarter of it
 PEAK_DB = 96.0
 PRUNING_BARK = 0.5
+DENSITY = 8 / 3  # makes up for the power that a Hann window takes
 # psd_max of a tone whose amplitude is one step of a 16-bit sample: what is quieter than that is silence
 SILENCE = 2.0**-30 / 6
 
@@ -113,6 +114,15 @@ def relative_psd(perturbation: Tensor, masking: Masking) -> Tensor:
     return _normalised(psd, masking.psd_max)
 
 
+def bin_power(masking: Masking) -> Tensor:
+    """The threshold as |STFT / window length|^2 of centred Hann frames, relative to full scale.
+
+    Shape: (B, frames, bins).
+    """
+    scale = masking.psd_max / (DENSITY * 10 ** (PEAK_DB / 10))
+    return masking.threshold * scale[:, None, None]
+
+
 def excess(perturbation: Tensor, masking: Masking) -> Tensor:
     """Mean over a clip's bins of the power above the threshold: l_theta of Qin et al.; differentiable.
 
@@ -184,7 +194,7 @@ def _psd(waveform: Tensor, sample_rate: int, lengths: Tensor) -> Tensor:
         pad_mode="constant",
         return_complex=True,
     )
-    return 8 / 3 * (spectrum.real.square() + spectrum.imag.square()).transpose(1, 2)
+    return DENSITY * (spectrum.real.square() + spectrum.imag.square()).transpose(1, 2)
 
 
 def _normalised(psd: Tensor, peak: Tensor) -> Tensor:

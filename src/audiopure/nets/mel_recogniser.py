@@ -49,13 +49,20 @@ class MelRecogniser(nn.Module):
         options = dict(options or {})
         self.config = dict(network=network, labels=list(labels), samples=samples, options=options)
         self.labels, self.samples = tuple(labels), samples
-        self.features = sc09_log_mel()
-        self.sample_rate = self.features.sample_rate
+        self.frontend = sc09_log_mel()
+        self.sample_rate = self.frontend.sample_rate
         self.network = NETWORKS[network](n_classes=len(self.labels), in_channels=1, **options)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Logits of waveforms `(B, T)`; raises InputError for any other number of axes."""
         if waveform.ndim != 2:
             raise InputError(f"a recogniser takes waveforms (B, T), got shape {tuple(waveform.shape)}")
-        clip = F.pad(waveform, (0, self.samples - waveform.shape[-1]))
-        return self.network(self.features(clip).unsqueeze(1))
+        return self.from_log_mel(self.frontend(self.padded(waveform)))
+
+    def padded(self, waveform: Tensor) -> Tensor:
+        """The clip cut or continued by zeros. Shape: (B, T) -> (B, samples)."""
+        return F.pad(waveform, (0, self.samples - waveform.shape[-1]))
+
+    def from_log_mel(self, decibel: Tensor) -> Tensor:
+        """Logits from what `frontend` gives. Shape: (B, 32, frames) -> (B, labels)."""
+        return self.network(decibel.unsqueeze(1))

@@ -66,17 +66,22 @@ class MelResNet(nn.Module):
         )
         self.head = nn.Linear(6 * width, len(self.labels))
 
+    def padded(self, waveform: Tensor) -> Tensor:
+        """The clip, with zeros up to one second. Shape: (B, T) -> (B, max(T, 16000))."""
+        return nn.functional.pad(waveform, (0, max(0, self.sample_rate - waveform.shape[-1])))
+
     def features(self, waveform: Tensor) -> Tensor:
         """Scaled log-mel spectrogram. Shape: (B, T) -> (B, mels, frames)."""
-        missing = self.sample_rate - waveform.shape[-1]
-        if missing > 0:
-            waveform = nn.functional.pad(waveform, (0, missing))
-        return (self.frontend(waveform) - CENTRE) / SPREAD
+        return (self.frontend(self.padded(waveform)) - CENTRE) / SPREAD
 
     def classify(self, features: Tensor) -> Tensor:
         """Logits from `features`. Shape: (B, mels, frames) -> (B, labels)."""
         maps = self.stages(self.stem(features.unsqueeze(1)))
         return self.head(maps.mean((-2, -1)))
+
+    def from_log_mel(self, decibel: Tensor) -> Tensor:
+        """Logits from what `frontend` gives. Shape: (B, mels, frames) -> (B, labels)."""
+        return self.classify((decibel - CENTRE) / SPREAD)
 
     def forward(self, waveform: Tensor) -> Tensor:
         return self.classify(self.features(waveform))

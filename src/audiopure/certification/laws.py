@@ -1,0 +1,190 @@
+"""Smoothing noise: how it is drawn, and the radius that a share of equal answers gives.
+
+The answer of a smoothed classifier at x is the label its base gives most often to x plus noise. If that
+label's share is at least p, no other share exceeds q, and the noise follows one of these laws, then the
+answer is the same at every x + delta with `norm` of delta below `radius(p, q)`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import ndtri
+from torch import Tensor
+
+from audiopure.errors import InputError
+
+
+class Law(Protocol):
+    """A law of smoothing noise."""
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of each sample, what a denoiser needs to know."""
+        ...
+
+    @property
+    def norm(self) -> str:
+        """The norm of the certificate, in words."""
+        ...
+
+    def noise(self, normal: Tensor) -> Tensor:
+        """Noise made of standard normal values. Shape: (n, ...) -> the same."""
+        ...
+
+    def radius(self, p: float, q: float | None = None) -> float:
+        """The radius for a top share of at least p and others of at most q, by default 1 - p; 0 for none."""
+        ...
+
+    def implied(self, radius: float, samples: int) -> Mapping[str, float]:
+        """Radii in other norms that follow from one in `norm`, for objects of `samples` numbers."""
+        ...
+
+
+def _gaussian_radius(sigma: float, p: float, q: float | None) -> float:
+    q = 1 - p if q is None else min(q, 1 - p)
+    if p <= q:
+        return 0.0
+    # of q = 0 nothing but p is known to bound it
+    return sigma / 2 * float(ndtri(p) - ndtri(q)) if q > 0 else math.inf
+
+
+def _check(scale: float) -> None:
+    if not (scale > 0 and math.isfinite(scale)):
+        raise InputError(f"smoothing needs noise of a positive, finite size, got {scale:g}")
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """White Gaussian noise: sigma / 2 (quantile(p) - quantile(q)) in L2, which is tight (Cohen et al. 2019).
+
+    Raises InputError unless 0 < sigma < infinity.
+    """
+
+    sigma: float
+    norm = "L2"
+
+    def __post_init__(self) -> None:
+        _check(self.sigma)
+
+    def noise(self, normal: Tensor) -> Tensor:
+        return self.sigma * normal
+
+    def radius(self, p: float, q: float | None = None) -> float:
+        return _gaussian_radius(self.sigma, p, q)
+
+    def implied(self, radius: float, samples: int) -> Mapping[str, float]:
+        """L-infinity: no vector of smaller entries has a larger L2 norm. L1: it is never below L2."""
+        return {"L∞": radius / math.sqrt(samples), "L1": radius}
+
+
+@dataclass(frozen=True)
+class Laplace:
+    """Laplace noise, independent in every sample: -scale log(2 - 2p) in L1 (Teng et al. 2020).
+
+    Of the other shares only 1 - p counts. Standard deviation sqrt(2) scale.
+
+    Raises InputError unless 0 < scale < infinity.
+    """
+
+    scale: float
+    norm = "L1"
+
+    def __post_init__(self) -> None:
+        _check(self.scale)
+
+    @property
+    def sigma(self) -> float:
+        return math.sqrt(2) * self.scale
+
+    def noise(self, normal: Tensor) -> Tensor:
+        # the size of a Laplace value has the chance of the normal's size: -log of the two-sided tail
+        tail = torch.special.log_ndtr(-normal.abs()) + math.log(2)
+        return -self.scale * normal.sign() * tail
+
+    def radius(self, p: float, q: float | None = None) -> float:
+        if p <= 0.5:
+            return 0.0
+        return -self.scale * math.log(2 - 2 * p) if p < 1 else math.inf
+
+    def implied(self, radius: float, samples: int) -> Mapping[str, float]:
+        """L2 and L-infinity: a vector's L1 norm is at most sqrt(samples) and `samples` times these."""
+        return {"L2": radius / math.sqrt(samples), "L∞": radius / samples}
+
+
+@dataclass(frozen=True, eq=False)
+class Shaped:
+    """Gaussian noise through a fixed filter: certifies the ellipsoid |delta / response|_2 in the spectrum.
+
+    Noise `response * white`, a circular filter by the real Fourier transform of the whole clip. A change has
+    the same chance as under white noise after the inverse filter, so that Cohen's radius holds for
+    |H^-1 delta|_2 (Fischer et al. 2020; a Mahalanobis ball). Where the response is large, large changes are
+    certified. The filter must not depend on the clip.
+
+    Args:
+        size: standard deviation of the white noise before the filter.
+        response: (samples // 2 + 1,) positive gains, from 0 to half the sample rate.
+        samples: length of the clips.
+
+    Raises InputError for gains that are not positive and finite, or do not fit the length.
+    """
+
+    size: float
+    response: NDArray[np.float64]
+    samples: int
+    norm = "|H^-1 delta|, L2"
+
+    def __post_init__(self) -> None:
+        _check(self.size)
+        gains = np.asarray(self.response, dtype=np.float64)
+        if gains.shape != (self.samples // 2 + 1,) or not np.all((gains > 0) & np.isfinite(gains)):
+            raise InputError(
+                f"a filter for clips of {self.samples} samples has {self.samples // 2 + 1} positive gains"
+            )
+        object.__setattr__(self, "response", gains)
+
+    @cached_property
+    def sigma(self) -> float:
+        """Standard deviation of a sample of the filtered noise."""
+        weights = np.full(len(self.response), 2.0)
+        weights[0] = 1
+        weights[-1] = 1 if self.samples % 2 == 0 else 2
+        return self.size * math.sqrt(float(weights @ self.response**2) / self.samples)
+
+    def noise(self, normal: Tensor) -> Tensor:
+        return self.size * self.filtered(normal, self.response)
+
+    def inverse(self, delta: Tensor) -> Tensor:
+        """H^-1 delta, whose L2 norm is what is certified. Shape: (..., samples) -> the same."""
+        return self.filtered(delta, 1 / self.response)
+
+    def filtered(self, x: Tensor, response: NDArray[np.float64]) -> Tensor:
+        if x.shape[-1] != self.samples:
+            raise InputError(f"the filter is made for {self.samples} samples, the clip has {x.shape[-1]}")
+        gains = torch.as_tensor(response, dtype=x.dtype, device=x.device)
+        return torch.fft.irfft(torch.fft.rfft(x) * gains, n=self.samples)
+
+    def radius(self, p: float, q: float | None = None) -> float:
+        return _gaussian_radius(self.size, p, q)
+
+    def implied(self, radius: float, samples: int) -> Mapping[str, float]:
+        """L2 of any change: |delta| is at least the least gain times |H^-1 delta|."""
+        return {"L2": radius * float(self.response.min())}
+
+    def band(self, radius: float, low: float, high: float, sample_rate: int) -> float:
+        """The L2 radius for changes within low..high Hz: the least gain there times the radius.
+
+        Raises InputError if no bin of the spectrum lies in the band.
+        """
+        hz = np.fft.rfftfreq(self.samples, 1 / sample_rate)
+        inside = (hz >= low) & (hz <= high)
+        if not inside.any():
+            raise InputError(f"no frequency of the filter lies between {low:g} and {high:g} Hz")
+        return radius * float(self.response[inside].min())

@@ -1,0 +1,83 @@
+"""Numbers of draws at which counts may be looked at, so that sampling stops early without losing confidence.
+
+Every look spends an equal share of alpha on an exact Clopper-Pearson bound, so that all bounds hold at once
+with confidence 1 - alpha (union bound) and the best of them may be used, whenever and for whatever reason
+sampling stops.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy.special import ndtri
+
+from audiopure.errors import InputError
+from audiopure.metrics import clopper_pearson_lower
+
+FACTOR = 3.0  # from one look to the next
+
+
+@dataclass(frozen=True)
+class Looks:
+    """The looks of one certificate.
+
+    Args:
+        ends: total draws at each look, growing.
+        alpha: chance that any of the bounds fails.
+    """
+
+    ends: tuple[int, ...]
+    alpha: float
+
+    def __post_init__(self) -> None:
+        growing = all(a < b for a, b in zip((0, *self.ends), self.ends, strict=False))
+        if not self.ends or not growing:
+            raise InputError(f"looks need growing numbers of draws, got {self.ends}")
+        if not 0 < self.alpha < 1:
+            raise InputError(f"alpha must lie between 0 and 1, got {self.alpha:g}")
+
+    @classmethod
+    def single(cls, n: int, alpha: float) -> Looks:
+        """One look at the end: CERTIFY as Cohen et al. have it."""
+        return cls((n,), alpha)
+
+    @classmethod
+    def growing(cls, n: int, alpha: float, *, first: int = 100, unit: int = 100) -> Looks:
+        """Looks at n, n / 3, n / 9, ... down to about `first`, each a multiple of `unit`."""
+        ends, end = [n], n / FACTOR
+        while end >= first:
+            ends.append(max(unit, round(end / unit) * unit))
+            end /= FACTOR
+        return cls(tuple(sorted({e for e in ends if e <= n})), alpha)
+
+    @property
+    def share(self) -> float:
+        """What each look may spend."""
+        return self.alpha / len(self.ends)
+
+    def lower(self, seen: Sequence[int]) -> float:
+        """The best lower bound of a share, from successes at the looks so far."""
+        pairs = zip(seen, self.ends, strict=False)
+        return max((clopper_pearson_lower(k, n, self.share) for k, n in pairs), default=0.0)
+
+    def worth_going_on(self, seen: Sequence[int], tolerance: float) -> bool:
+        """Whether the draws still to come can be expected to raise the radius by `tolerance` sigma.
+
+        They are if the share were two standard errors higher than it looks. Any rule would be valid; this one
+        leaves clips that abstain, and clips whose share is settled.
+        """
+        if len(seen) >= len(self.ends):
+            return False
+        n, end = self.ends[len(seen) - 1], self.ends[-1]
+        share = seen[-1] / n
+        # at least one vote of either side, so that no share looks certain
+        error = math.sqrt(max(share * (1 - share), 1 / n) / n)
+        hoped = clopper_pearson_lower(round(min(1.0, share + 2 * error) * end), end, self.share)
+        return _quantile(hoped) - _quantile(self.lower(seen)) > tolerance
+
+
+def _quantile(p: float) -> float:
+    """The radius in units of sigma."""
+    return max(0.0, float(ndtri(p)))

@@ -1,0 +1,183 @@
+"""Confidence bounds, looks and smoothing laws, against SciPy, simulation and closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from audiopure import InputError
+from audiopure.certification.bounds import Sums, clopper_pearson_upper, mean_lower, mean_upper
+from audiopure.certification.laws import Gaussian, Laplace, Shaped
+from audiopure.certification.looks import Looks
+from audiopure.metrics import clopper_pearson_lower
+
+
+@given(st.integers(1, 5000), st.data(), st.sampled_from([0.05, 0.01, 0.001]))
+def test_the_upper_bound_of_a_proportion_is_scipys(n: int, data: st.DataObject, alpha: float) -> None:
+    k = data.draw(st.integers(0, n))
+    expected = 1.0 if k == n else stats.beta.ppf(1 - alpha, k + 1, n - k)
+    assert clopper_pearson_upper(k, n, alpha) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("method", ["hoeffding", "bernstein"])
+@pytest.mark.parametrize("law", [stats.beta(0.5, 0.5), stats.beta(20, 2), stats.bernoulli(0.02)])
+def test_bounds_of_a_mean_fail_no_more_often_than_they_may(method: str, law: stats.rv_continuous) -> None:
+    values = np.asarray(law.rvs(size=(2000, 200), random_state=1), dtype=float)
+    sums = [Sums(200, float(row.sum()), float((row**2).sum())) for row in values]
+    lows = np.array([mean_lower(s, 0.05, method) for s in sums])  # type: ignore[arg-type]
+    highs = np.array([mean_upper(s, 0.05, method) for s in sums])  # type: ignore[arg-type]
+    # a count of at most 2000 at 5 %, with a margin that a right bound breaks once in a million
+    most = stats.binom(2000, 0.05).ppf(1 - 1e-6)
+    assert (lows > law.mean()).sum() <= most and (highs < law.mean()).sum() <= most
+    assert (lows <= values.mean(1)).all() and (highs >= values.mean(1)).all()
+
+
+def test_bernstein_is_the_tighter_one_for_values_that_hardly_vary() -> None:
+    steady = Sums(1000, 900.0, 810.1)
+    assert mean_lower(steady, 0.001, "bernstein") > mean_lower(steady, 0.001, "hoeffding")
+
+
+def test_sums_add_up_and_mirror() -> None:
+    values = np.random.default_rng(0).random(50)
+    parts = [Sums(25, float(v.sum()), float((v**2).sum())) for v in np.split(values, 2)]
+    whole = parts[0] + parts[1]
+    assert whole.mean == pytest.approx(values.mean()) and whole.variance == pytest.approx(values.var(ddof=1))
+    assert whole.mirrored().mean == pytest.approx(1 - whole.mean)
+    assert whole.mirrored().variance == pytest.approx(whole.variance)
+
+
+def test_a_bound_needs_values_and_a_method() -> None:
+    with pytest.raises(InputError, match="two values"):
+        mean_lower(Sums(1, 1.0, 1.0), 0.001)
+    with pytest.raises(InputError, match="hoeffding, bernstein"):
+        mean_lower(Sums(10, 1.0, 1.0), 0.001, "chebyshev")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+@pytest.mark.parametrize("share", [0.51, 0.8, 0.97, 0.9995])
+def test_stopping_early_keeps_the_confidence(alpha: float, share: float) -> None:
+    """10,000 runs that stop by the rule: a bound above the truth comes no more often than alpha."""
+    looks, runs = Looks.growing(2700, alpha), 10_000
+    rng = np.random.default_rng(int(1000 * share + 1e4 * alpha))
+    steps = np.diff((0, *looks.ends))
+    seen = np.cumsum(np.stack([rng.binomial(n, share, runs) for n in steps], axis=1), axis=1)
+    wrong = stopped = 0
+    known: dict[tuple[int, ...], tuple[bool, bool]] = {}
+    for row in seen.tolist():
+        for last in range(1, len(row) + 1):
+            prefix = tuple(row[:last])
+            if prefix not in known:
+                known[prefix] = (looks.worth_going_on(prefix, 0.3), looks.lower(prefix) > share)
+            if not known[prefix][0]:
+                break
+        stopped += last < len(row)
+        wrong += known[prefix][1]
+    assert wrong <= stats.binom(runs, alpha).ppf(1 - 1e-6)
+    assert wrong < alpha * runs
+    assert share > 0.9 or stopped > runs / 10  # there was something to keep
+
+
+def test_a_single_look_is_clopper_pearsons() -> None:
+    assert Looks.single(1000, 0.001).lower([993]) == clopper_pearson_lower(993, 1000, 0.001)
+    assert not Looks.single(1000, 0.001).worth_going_on([993], 0.0)
+
+
+def test_looks_grow_to_the_last_draw() -> None:
+    ends = Looks.growing(10_000, 0.001).ends
+    assert ends[-1] == 10_000 and ends == tuple(sorted(set(ends))) and all(end % 100 == 0 for end in ends)
+    assert Looks.growing(100, 0.001).ends == (100,)
+    with pytest.raises(InputError, match="growing"):
+        Looks((200, 100), 0.001)
+    with pytest.raises(InputError, match="alpha"):
+        Looks((100,), 0.0)
+
+
+@given(st.floats(0.501, 0.999999), st.floats(0.001, 10))
+def test_the_gaussian_radius_is_a_half_spaces_margin(p: float, sigma: float) -> None:
+    # f = 1 left of a border at distance m: p = Phi(m / sigma), and the answer changes exactly at m
+    margin = sigma * float(stats.norm.ppf(p))
+    assert Gaussian(sigma).radius(p) == pytest.approx(margin, rel=1e-9)
+
+
+def test_the_gaussian_radius_of_two_shares_is_the_worst_slabs() -> None:
+    """Cohen's worst case: both labels are half-spaces across the same direction; they meet at the radius."""
+    p, q, sigma = 0.6, 0.1, 0.7
+    top, second = sigma * stats.norm.ppf(p), sigma * stats.norm.ppf(1 - q)
+    radius = Gaussian(sigma).radius(p, q)
+    shares = stats.norm.cdf((top - radius) / sigma), stats.norm.sf((second - radius) / sigma)
+    assert shares[0] == pytest.approx(shares[1], abs=1e-12) and radius > Gaussian(sigma).radius(p)
+
+
+@given(st.floats(0.501, 0.999999), st.floats(0.001, 10))
+def test_the_laplace_radius_is_a_half_lines_margin(p: float, scale: float) -> None:
+    margin = float(stats.laplace.ppf(p, scale=scale))
+    assert Laplace(scale).radius(p) == pytest.approx(margin, rel=1e-6)
+
+
+def test_laplace_noise_has_its_law() -> None:
+    noise = Laplace(0.3).noise(torch.randn(200_000, generator=torch.Generator().manual_seed(0)))
+    assert stats.kstest(noise.double().numpy(), stats.laplace(scale=0.3).cdf).pvalue > 1e-3
+    assert float(noise.std()) == pytest.approx(Laplace(0.3).sigma, rel=0.02)
+    assert torch.isfinite(Laplace(1.0).noise(torch.tensor([0.0, 12.0, -12.0]))).all()
+
+
+@pytest.mark.parametrize("law", [Gaussian(0.5), Laplace(0.5)])
+def test_no_radius_without_a_majority_and_none_beyond_reason(law: Gaussian | Laplace) -> None:
+    assert law.radius(0.5) == law.radius(0.2) == 0.0
+    assert math.isinf(law.radius(1.0))
+    for scale in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(InputError, match="positive"):
+            type(law)(scale)
+
+
+def test_radii_that_follow_in_other_norms_hold_for_the_worst_change() -> None:
+    samples, generator = 64, torch.Generator().manual_seed(0)
+    delta = torch.randn(1000, samples, generator=generator, dtype=torch.float64)
+    delta[0], delta[1] = 1.0, torch.eye(samples)[0]  # the worst for L-infinity and for L1
+    for law, norm in ((Gaussian(0.5), 2.0), (Laplace(0.5), 1.0)):
+        radius = law.radius(0.9)
+        for name, other in law.implied(radius, samples).items():
+            order = {"L∞": math.inf, "L1": 1.0, "L2": 2.0}[name]
+            scaled = delta * other / delta.norm(p=order, dim=1, keepdim=True)
+            assert float(scaled.norm(p=norm, dim=1).max()) <= radius * (1 + 1e-9)
+
+
+def test_shaped_noise_certifies_its_ellipsoid() -> None:
+    samples = 128
+    response = 0.2 + np.hanning(samples // 2 + 1)
+    law = Shaped(0.3, response, samples)
+    white = torch.randn(20_000, samples, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = law.noise(white)
+    assert float(noise.std()) == pytest.approx(law.sigma, rel=0.01)
+    torch.testing.assert_close(law.inverse(noise), 0.3 * white)
+    # <w, x> + b > 0 has the margin b / |H w| in the norm |H^-1 delta|, and p = Phi(margin / size)
+    w = torch.randn(samples, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    bias = 1.5 * 0.3 * float(law.filtered(w, law.response).norm())
+    share = float((noise @ w + bias > 0).double().mean())
+    assert law.radius(share) == pytest.approx(1.5 * 0.3, rel=0.05)
+    worst = law.filtered(law.filtered(w, law.response), law.response)  # H H^T w, towards the border
+    worst = -worst * (1.5 * 0.3 / law.inverse(worst).norm())
+    assert float(worst @ w) + bias == pytest.approx(0, abs=1e-9)
+
+
+def test_a_bands_radius_holds_for_changes_within_it() -> None:
+    samples, rate = 160, 16_000
+    response = np.linspace(1.0, 3.0, samples // 2 + 1)
+    law = Shaped(1.0, response, samples)
+    t = torch.arange(samples, dtype=torch.float64) / rate
+    tone = torch.sin(2 * math.pi * 4000 * t)
+    limit = law.band(0.5, 3900, 4100, rate)
+    assert float(law.inverse(tone * limit / tone.norm()).norm()) <= 0.5 * (1 + 1e-9)
+    assert law.implied(0.5, samples)["L2"] == pytest.approx(0.5)
+    with pytest.raises(InputError, match="no frequency"):
+        law.band(0.5, 10, 20, rate)
+    with pytest.raises(InputError, match="81 positive gains"):
+        Shaped(1.0, np.zeros(81), samples)
+    with pytest.raises(InputError, match="160 samples"):
+        law.noise(torch.zeros(2, 100))
