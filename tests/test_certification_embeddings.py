@@ -1,0 +1,101 @@
+"""Speaker certificates on an encoder whose smoothed embedding is known in closed form."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from audiopure import InputError
+from audiopure.certification.embeddings import Gallery, embed, identify, mean_radius, verify
+
+SIGMA, SPEED = 0.4, 1.3
+
+
+class Turn(nn.Module):
+    """x -> (cos, sin) of SPEED times its first sample: the mean under noise is shorter, and turns alike."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        angle = SPEED * x[:, 0]
+        return torch.stack([angle.cos(), angle.sin()], 1)
+
+
+SHRINK = math.exp(-((SPEED * SIGMA) ** 2) / 2)
+
+
+def noisy(angle: float, n: int, seed: int) -> np.ndarray:
+    x = angle / SPEED + SIGMA * torch.randn(n, 3, generator=torch.Generator().manual_seed(seed))
+    return embed(Turn(), x)
+
+
+@pytest.mark.parametrize("method", ["hoeffding", "bernstein"])
+def test_accepting_and_rejecting_stay_within_the_true_radius(method) -> None:
+    threshold = 0.6
+    border = math.acos(threshold / SHRINK)  # the angle at which the mean cosine meets the threshold
+    for angle, decision in ((0.1, "accept"), (1.6, "reject")):
+        cosines = noisy(angle, 20_000, 0)[:, 0]  # enrolled at angle 0
+        found = verify(cosines, threshold, SIGMA, method=method)
+        assert found.decision == decision and found.value == pytest.approx(SHRINK * math.cos(angle), abs=0.02)
+        assert 0.1 < found.radius <= abs(border - angle) / SPEED
+
+
+def test_near_the_threshold_nothing_is_decided() -> None:
+    border = math.acos(0.6 / SHRINK)
+    found = verify(noisy(border, 2000, 0)[:, 0], 0.6, SIGMA)
+    assert found.decision is None and found.radius == 0
+
+
+def test_wrong_decisions_come_no_more_often_than_alpha() -> None:
+    rng, alpha, runs = np.random.default_rng(0), 0.05, 3000
+    level = 0.2  # the mean of the cosines is just above it: rejecting is wrong
+    cosines = np.where(rng.random((runs, 200)) < (1.001 + level) / 2, 1.0, -1.0)
+    for method in ("hoeffding", "bernstein"):
+        wrong = sum(
+            verify(row, level, 1.0, alpha=alpha, method=method).decision == "reject" for row in cosines
+        )
+        assert wrong <= stats.binom(runs, alpha).ppf(1 - 1e-6)
+
+
+def test_identification_is_certified_against_every_rival_of_any_length() -> None:
+    """True borders between centroids of unequal length, along the circle of mean embeddings."""
+    angles, lengths = np.array([0.0, 1.2, -1.5]), np.array([1.0, 0.7, 0.9])
+    gallery = Gallery(lengths[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1))
+    grid = np.linspace(-math.pi, math.pi, 20_001)
+    means = SHRINK * np.stack([np.cos(grid), np.sin(grid)], 1)
+    names = np.array([gallery.nearest(m) for m in means])
+    for angle in (0.1, -0.3, 1.3, -1.8):
+        here = names[np.abs(grid - angle).argmin()]
+        border = np.abs(grid[names != here] - angle).min() / SPEED
+        found = identify(noisy(angle, 200, 1), noisy(angle, 20_000, 2), gallery, SIGMA)
+        assert found.decision == here and 0.02 < found.radius <= border + 1e-3
+
+
+def test_equal_lengths_need_no_offset_and_unequal_ones_do() -> None:
+    embeddings = noisy(0.0, 10, 0)
+    equal = Gallery(np.eye(2)).margins(embeddings, 0)[1]
+    longer = Gallery(np.diag([2.0, 1.0])).margins(embeddings, 0)[1]
+    assert equal[0] == 0.5 and longer[0] == pytest.approx(0.5 + 1.5 / (2 * math.sqrt(5)))
+
+
+def test_a_mean_radius_is_exact_for_a_half_space() -> None:
+    # values are 1 left of a border at distance .3: their mean is Phi(.3 / sigma), and 1/2 at the border
+    share = float(stats.norm.cdf(0.3 / SIGMA))
+    assert mean_radius(share, SIGMA) == pytest.approx(0.3)
+    assert mean_radius(0.4, SIGMA) == 0.0
+
+
+def test_what_is_no_embedding_is_refused() -> None:
+    with pytest.raises(InputError, match="length 1"):
+        embed(nn.Identity(), torch.ones(2, 3))
+    with pytest.raises(InputError, match="two speakers"):
+        Gallery(np.ones((1, 2)))
+    with pytest.raises(InputError, match="same centroid"):
+        Gallery(np.ones((2, 2))).margins(np.ones((1, 2)), 0)
+    with pytest.raises(InputError, match="between -1 and 1"):
+        verify(np.zeros(3), 1.0, 1.0)
+    with pytest.raises(InputError, match="cosines"):
+        verify(np.full(3, 2.0), 0.5, 1.0)
