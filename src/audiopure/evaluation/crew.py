@@ -1,4 +1,4 @@
-"""Worker processes that share an evaluation's units, do not outlive their parent, nor leave it waiting."""
+"""Worker processes that share a run's units, do not outlive their parent, nor leave it waiting."""
 
 from __future__ import annotations
 
@@ -6,35 +6,49 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import connection, parent_process
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.multiprocessing import get_context
 
 from audiopure.errors import AudiopureError
-from audiopure.evaluation.engine import Evaluation, EvaluationConfig
 
 PATIENCE = 0.2  # seconds between looks at how the processes are
 
 
+class Work(Protocol):
+    """A long run that can be done in parts."""
+
+    @property
+    def units(self) -> Sequence[Any]:
+        """What there is to do, in the order in which it shall be begun."""
+        ...
+
+    def do(self, unit: Any, tick: Callable[..., None]) -> None:
+        """Do what is missing of a unit; `tick` is told in picklable words what has been done."""
+        ...
+
+
 def share(
-    config: EvaluationConfig,
-    folder: Path,
+    prepare: Callable[[], Work],
     *,
     units: int,
     workers: int,
     threads: int,
-    tick: Callable[[str, str, int], None],
+    tick: Callable[..., None],
 ) -> None:
-    """Do all units of an evaluation in several processes; whoever is free takes the next.
+    """Do all units of a run in several processes; whoever is free takes the next.
 
     However this ends, by an error, Ctrl-C or SIGTERM, no process is left, and each also ends if its parent
-    vanishes. What they have finished is in the ledger.
+    vanishes. What they have finished is on the disk.
+
+    Args:
+        prepare: picklable; makes the run anew in each process.
+        tick: gets what the processes tell, in this process.
 
     Raises AudiopureError with what a process reports, or if one ends before its time.
     """
@@ -44,7 +58,7 @@ def share(
     try:
         with _deaf_to_interrupts():
             for _ in range(min(workers, units)):
-                arguments = (config, folder, threads, units, taken, messages)
+                arguments = (prepare, threads, units, taken, messages)
                 crew.append(context.Process(target=_work, args=arguments, daemon=True))
                 crew[-1].start()
         while any(process.exitcode is None for process in crew):
@@ -66,7 +80,7 @@ def share(
             process.join()
 
 
-def _listen(messages: Any, tick: Callable[[str, str, int], None]) -> None:
+def _listen(messages: Any, tick: Callable[..., None]) -> None:
     while not messages.empty():
         message = messages.get()
         if isinstance(message, str):
@@ -94,16 +108,14 @@ def _deaf_to_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _work(
-    config: EvaluationConfig, folder: Path, threads: int, units: int, taken: Any, messages: Any
-) -> None:
+def _work(prepare: Callable[[], Work], threads: int, units: int, taken: Any, messages: Any) -> None:
     """What a worker process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_flush_denormal(True)
     torch.set_num_threads(threads)
     try:
-        work = Evaluation.prepare(config, folder)
+        work = prepare()
         while (number := _next(taken)) < units:
             work.do(work.units[number], lambda *done: messages.put(done))
     except (AudiopureError, OSError) as error:

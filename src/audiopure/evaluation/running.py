@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -89,7 +90,8 @@ def run(
             for unit in work.units:
                 work.do(unit, tick)
         return
-    share(work.config, work.folder, units=len(work.units), workers=workers, threads=threads, tick=tick)
+    prepare = partial(Evaluation.prepare, work.config, work.folder)
+    share(prepare, units=len(work.units), workers=workers, threads=threads, tick=tick)
 
 
 @contextmanager
