@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from audiopure import InputError
 from audiopure.attacks import Pgd
-from audiopure.certification.draws import CHUNK, Draws
-from audiopure.certification.laws import Gaussian
-from audiopure.certification.smoothing import Certify, Counts, Predict, Purpose, Sampler
+from audiopure.certification.before import Attenuate
+from audiopure.certification.draws import CHUNK, Draws, Purpose
+from audiopure.certification.laws import Gaussian, Laplace
+from audiopure.certification.procedures import Array, Certify, CertifyScores, Predict, Statistic, votes
+from audiopure.certification.smoothing import Sampler, Smoothed
 from audiopure.noise import NoiseSource, SeededNoise
 
 SIGMA = 0.5
@@ -68,9 +70,24 @@ def test_the_radius_of_three_labels_is_below_the_distance_to_each_border() -> No
             assert shares(x.numpy() + step).argmax() == 0
 
 
-def binomial_votes(share: float, rng: np.random.Generator, purpose: Purpose, first: int, last: int) -> Counts:
-    right = rng.binomial(last - first, share)
-    return np.array([right, last - first - right])
+class Drawn:
+    """A base classifier of which only the shares of its votes are known."""
+
+    def __init__(self, shares: Sequence[float], rng: np.random.Generator | None):
+        self.shares, self.rng = np.asarray(shares), rng
+
+    def sum(self, purpose: Purpose, first: int, last: int, of: Statistic) -> Array:
+        assert of is votes
+        if self.rng is None:
+            return np.round(self.shares * (last - first)).astype(np.float64)
+        return self.rng.multinomial(last - first, self.shares).astype(np.float64)
+
+    def scores(self, purpose: Purpose, first: int, last: int) -> Iterator[Tensor]:
+        raise NotImplementedError
+
+
+def two(share: float, rng: np.random.Generator) -> Drawn:
+    return Drawn((share, 1 - share), rng)
 
 
 @pytest.mark.parametrize("tolerance", [None, 0.1])
@@ -80,7 +97,7 @@ def test_certificates_fail_no_more_often_than_alpha(tolerance: float | None, pai
     rng = np.random.default_rng(0)
     truth = SIGMA * float(ndtri(share))  # of a half-space with this share
     certify = Certify(n0=20, n=900, alpha=alpha, tolerance=tolerance, pair=pair)
-    found = [certify(partial(binomial_votes, share, rng), Gaussian(SIGMA)) for _ in range(runs)]
+    found = [certify(two(share, rng), Gaussian(SIGMA)) for _ in range(runs)]
     wrong = sum((c.label == 0 and c.radius > truth) or c.label == 1 for c in found)
     assert wrong <= stats.binom(runs, alpha).ppf(1 - 1e-6)
     assert np.mean([c.radius for c in found]) > 0.8 * truth
@@ -89,18 +106,14 @@ def test_certificates_fail_no_more_often_than_alpha(tolerance: float | None, pai
 def test_stopping_early_spares_draws_where_nothing_is_to_be_gained() -> None:
     rng = np.random.default_rng(0)
     certify = Certify(n=100_000, tolerance=0.05)
-    even, sure = (certify(partial(binomial_votes, p, rng), Gaussian(SIGMA)) for p in (0.5, 1.0))
+    even, sure = (certify(two(p, rng), Gaussian(SIGMA)) for p in (0.5, 1.0))
     assert even.label is None and even.radius == 0 and even.n < 10_000
     assert sure.n == 100_000  # each further draw without an error makes the radius larger
 
 
 def test_bounding_every_label_helps_where_errors_spread() -> None:
-    shares = np.array([0.55, *[0.05] * 9])
-
-    def votes(purpose: Purpose, first: int, last: int) -> Counts:
-        return np.round(shares * (last - first)).astype(np.int64)
-
-    alone, pair = (Certify(pair=p)(votes, Gaussian(SIGMA)) for p in (False, True))
+    drawn = Drawn([0.55, *[0.05] * 9], None)
+    alone, pair = (Certify(pair=p)(drawn, Gaussian(SIGMA)) for p in (False, True))
     assert pair.radius > 3 * alone.radius > 0
     assert pair.q < 0.07 and alone.q == 1 - alone.p
 
@@ -138,7 +151,7 @@ def test_a_random_base_has_the_certificate_of_its_chances() -> None:
     """h(x) = P(Phi(x + sigma z) > u) = Phi(x / sqrt(1 + sigma^2)): known, and so is where it is 1/2."""
     x = torch.tensor([0.8, 0.0])
     sampler = Sampler(Coin(), Gaussian(SIGMA), x, seed=0, item=0)
-    counts = sampler("estimate", 0, 20_000)
+    counts = sampler.sum("estimate", 0, 20_000, votes)
     share = float(ndtr(0.8 / np.sqrt(1 + SIGMA**2)))
     assert abs(counts[0] / 20_000 - share) < 5 * np.sqrt(share * (1 - share) / 20_000)
     certificate = Certify(n=20_000)(sampler, Gaussian(SIGMA))
@@ -150,17 +163,17 @@ def test_batches_and_interruptions_change_no_vote(rows: int) -> None:
     model = half_space(8)
     for base in (model, Coin()):
         sampler = Sampler(base, Gaussian(SIGMA), at_margin(model, 0.1), seed=5, item=2, rows=64)
-        whole = sampler("estimate", 0, 750)
+        whole = sampler.sum("estimate", 0, 750, votes)
         other = Sampler(base, Gaussian(SIGMA), at_margin(model, 0.1), seed=5, item=2, rows=rows)
-        parts = other("estimate", 0, 300) + other("estimate", 300, 750)
+        parts = other.sum("estimate", 0, 300, votes) + other.sum("estimate", 300, 750, votes)
         assert np.array_equal(whole, parts)
 
 
 def test_predict_answers_where_it_can_tell_and_is_seldom_wrong() -> None:
     rng = np.random.default_rng(0)
-    clear, even = (Predict(n=500)(partial(binomial_votes, p, rng)) for p in (0.9, 0.5))
+    clear, even = (Predict(n=500)(two(p, rng)) for p in (0.9, 0.5))
     assert clear == 0 and even is None
-    answers = [Predict(n=100, alpha=0.05)(partial(binomial_votes, 0.52, rng)) for _ in range(4000)]
+    answers = [Predict(n=100, alpha=0.05)(two(0.52, rng)) for _ in range(4000)]
     assert answers.count(1) <= stats.binom(4000, 0.05).ppf(1 - 1e-6) and answers.count(None) > 1000
 
 
@@ -224,4 +237,37 @@ def test_what_cannot_be_certified_is_refused() -> None:
         (torch.full((64, 2), torch.nan), "finite"),
     ):
         with pytest.raises(InputError, match=message):
-            Sampler(Broken(answer), Gaussian(1.0), torch.zeros(4), seed=0, item=0)("estimate", 0, 64)
+            Sampler(Broken(answer), Gaussian(1.0), torch.zeros(4), seed=0, item=0).sum(
+                "estimate", 0, 64, votes
+            )
+
+
+@pytest.mark.parametrize("bound", ["kl", "hockey-stick"])
+def test_mean_probabilities_keep_their_order_within_the_radius(bound: str) -> None:
+    """Two classes with logits +-1.5 x: by symmetry the mean margin vanishes at distance x, and only there."""
+    base = linear(torch.tensor([[1.5, 0.0], [-1.5, 0.0]]), torch.zeros(2))
+    found = CertifyScores(bound, n0=500, n=20_000)(
+        Sampler(base, Gaussian(SIGMA), torch.tensor([0.7, 0.0]), seed=0, item=0), Gaussian(SIGMA)
+    )
+    assert found.label == 0 and 0.1 < found.radius <= 0.7
+    sampler = Sampler(base, Gaussian(SIGMA), torch.zeros(2), seed=0, item=0)
+    assert CertifyScores(bound, n=2000)(sampler, Gaussian(SIGMA)).label is None
+    with pytest.raises(InputError, match="Gaussian"):
+        CertifyScores(bound)(sampler, Laplace(1.0))
+    with pytest.raises(InputError, match="kl, hockey-stick"):
+        CertifyScores("tv")
+
+
+def test_a_smoothed_classifier_certifies_and_answers() -> None:
+    model = half_space(8)
+    smoothed = Smoothed(model, Gaussian(SIGMA), before=(Attenuate(0.5),))
+    clip = 2 * at_margin(model, 0.5)
+    certificate = smoothed.certify(clip, Certify(n=2000), seed=0)
+    assert certificate.label == smoothed.predict(clip, seed=0) == 0
+    assert 0.4 < certificate.radius <= 0.5  # of the attenuated clip; so no more for the clip itself
+    assert certificate == smoothed.certify(clip, Certify(n=2000), seed=0)
+    assert certificate.counts != smoothed.certify(clip, Certify(n=2000), seed=1).counts
+    with pytest.raises(InputError, match="one clip"):
+        smoothed.certify(clip[None], seed=0)
+    with pytest.raises(InputError, match="1-Lipschitz"):
+        Smoothed(model, Gaussian(SIGMA), before=(nn.Identity(),))  # type: ignore[arg-type]

@@ -1,9 +1,8 @@
 """Certificates by f-divergences (Dvijotham et al. 2020): for noise whose divergence is known, and for scores.
 
 nu is the law of what the base classifier meets at x + delta, rho that at x. If D_f(nu | rho) <= eps for every
-delta of a size, a fact about rho bounds the same fact under nu. What is known of rho is either its two top
-shares ("information-limited", sections 4.2 and 5) or the values of a score under its draws ("full
-information", section 4.1).
+delta of a size, a fact about rho bounds the same fact under nu. Here that fact is rho's two top shares
+("information-limited", sections 4.2 and 5); `scores` has certificates from the values of a score.
 
 For Gaussian noise and L2, `radius` turns eps into a radius; for other laws only `eps` has a meaning.
 """
@@ -11,19 +10,16 @@ For Gaussian noise and L2, `radius` turns eps into a radius; for other laws only
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import brentq, linprog, minimize_scalar
+from scipy.optimize import brentq, linprog
 from scipy.special import ndtr
 
-from audiopure.certification.bounds import Method, Sums, mean_upper
 from audiopure.errors import InputError
 
-Array = NDArray[np.float64]
 ROUNDING = 1e-12  # of a divergence computed in double precision
 
 
@@ -136,77 +132,3 @@ def radius(divergence: Divergence, eps: float, sigma: float) -> float:
 def information_limited(divergences: Sequence[Divergence], p: float, q: float, sigma: float) -> float:
     """The best radius that these divergences give for shares p (at least) and q (at most)."""
     return max(radius(d, d.limit(p, q), sigma) for d in divergences)
-
-
-def full_information_kl(
-    pilot: Array, scores: Array, sigma: float, alpha: float, method: Method = "bernstein"
-) -> float:
-    """The radius within which the mean of a score in [-1, 1] stays above 0, by KL from its values.
-
-    The bound of the mean under nu is max over lambda of -lambda eps - lambda log E_rho exp(-score / lambda).
-    Lambda is chosen on `pilot`; the expectation is then bounded from above, at confidence 1 - alpha, on
-    `scores`, which must be other, independent draws.
-
-    Shape: pilot (m,), scores (n,). Raises InputError for scores outside [-1, 1].
-    """
-    _check_scores(pilot, scores)
-
-    def eps(log_lambda: float) -> float:
-        return -_bounded_log_mean(pilot, math.exp(log_lambda), alpha, method)
-
-    best = _best(eps, math.log(0.05), math.log(50.0))
-    return radius(KullbackLeibler(), -_bounded_log_mean(scores, math.exp(best), alpha, method), sigma)
-
-
-def _bounded_log_mean(scores: Array, scale: float, alpha: float, method: Method) -> float:
-    """log of an upper bound of E exp(-score / scale)."""
-    top, bottom = 1 / scale, -1 / scale
-    # values scaled to [0, 1]: exp(-s/scale) = e^top u, u in [e^(bottom - top), 1]
-    u = np.exp(-scores / scale - top)
-    least = math.exp(bottom - top)
-    unit = (u - least) / (1 - least)
-    upper = mean_upper(_sums(unit), alpha, method)
-    return top + math.log(least + (1 - least) * upper)
-
-
-def full_information_hockey(
-    pilot: Array, scores: Array, sigma: float, alpha: float, method: Method = "bernstein"
-) -> float:
-    """As `full_information_kl` by hockey-stick divergences, whose beta and kappa are chosen on `pilot`.
-
-    The bound is kappa - lambda (eps + max(1 - beta, 0)) - beta E_rho max(kappa - score, 0) for any kappa and
-    lambda >= kappa - min score; scores lie in [-1, 1], so lambda = kappa + 1.
-    """
-    _check_scores(pilot, scores)
-    best, settings = 0.0, (1.0, 0.0)
-    for kappa in np.linspace(-0.9, 1.0, 20):
-        for beta in np.exp(np.linspace(-3, 8, 45)):
-            found = _hockey_radius(pilot, float(kappa), float(beta), sigma, alpha, method)
-            if found > best:
-                best, settings = found, (float(kappa), float(beta))
-    return _hockey_radius(scores, *settings, sigma, alpha, method) if best > 0 else 0.0
-
-
-def _hockey_radius(
-    scores: Array, kappa: float, beta: float, sigma: float, alpha: float, method: Method
-) -> float:
-    reach = kappa + 1  # the largest value of kappa - score
-    unit = np.maximum(kappa - scores, 0.0) / reach
-    mean = reach * mean_upper(_sums(unit), alpha, method)
-    eps = (kappa - beta * mean) / reach - max(1 - beta, 0.0)
-    return radius(HockeyStick(beta), eps, sigma)
-
-
-def _sums(values: Array) -> Sums:
-    return Sums(len(values), float(values.sum()), float(np.square(values).sum()))
-
-
-def _check_scores(*groups: Array) -> None:
-    if any(not len(g) or np.abs(g).max() > 1 or not np.isfinite(g).all() for g in groups):
-        raise InputError("scores must be finite and lie in [-1, 1]")
-
-
-def _best(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a function of one number is largest."""
-    found = minimize_scalar(lambda x: -function(x), bounds=(low, high), method="bounded")
-    return float(found.x)  # type: ignore[attr-defined]

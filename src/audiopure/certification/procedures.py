@@ -1,0 +1,200 @@
+"""CERTIFY and PREDICT of Cohen et al. 2019, with early stopping, and a certificate of mean probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+from torch import Tensor
+
+from audiopure.certification.bounds import Sums, clopper_pearson_upper
+from audiopure.certification.draws import CHUNK, Purpose
+from audiopure.certification.laws import Gaussian, Law
+from audiopure.certification.looks import Looks
+from audiopure.certification.scores import CHOICES
+from audiopure.errors import InputError
+
+Array = NDArray[np.float64]
+Statistic = Callable[[Tensor], Tensor]  # of the scores of some draws; its values add up over draws
+
+
+class Ask(Protocol):
+    """What a procedure asks about one object."""
+
+    def sum(self, purpose: Purpose, first: int, last: int, of: Statistic) -> Array:
+        """The sum of a statistic over draws first..last-1, `first` a multiple of 100."""
+        ...
+
+    def scores(self, purpose: Purpose, first: int, last: int) -> Iterator[Tensor]:
+        """Scores (n, C) of these draws, in parts."""
+        ...
+
+
+class Certificate(NamedTuple):
+    """What is known of the smoothed classifier at one object, with confidence 1 - alpha.
+
+    Attributes:
+        label: its answer, None where it abstains.
+        radius: no change below it in the law's norm changes the answer; 0 where it abstains.
+        p: lower bound of the label's share of votes.
+        q: upper bound of any other's.
+        guess: the label that the selection chose, abstention or not.
+        counts: votes of the draws that estimate.
+        n: how many of these there were.
+    """
+
+    label: int | None
+    radius: float
+    p: float
+    q: float
+    guess: int
+    counts: tuple[int, ...]
+    n: int
+
+
+@dataclass(frozen=True)
+class Certify:
+    """CERTIFY: select a label on n0 draws, bound its share on fresh ones.
+
+    Args:
+        n0: draws of the selection.
+        n: draws of the estimate, at most.
+        alpha: chance that a certificate is wrong.
+        tolerance: stop early once no more than this many sigma of radius are to be expected from going on;
+            None draws all n and looks once, as Cohen et al. do.
+        pair: also bound the shares of all other labels, for half of alpha, where Cohen et al. give them
+            1 - p. Helps where errors spread over many labels.
+
+    Raises InputError for draws that are not multiples of 100, n below n0, or alpha outside (0, 1).
+    """
+
+    n0: int = 100
+    n: int = 10_000
+    alpha: float = 0.001
+    tolerance: float | None = None
+    pair: bool = False
+
+    def __post_init__(self) -> None:
+        _check_draws(self.n0, self.n, self.alpha)
+        if self.tolerance is not None and self.tolerance < 0:
+            raise InputError(f"the tolerance is at least 0, got {self.tolerance:g}")
+
+    @property
+    def looks(self) -> Looks:
+        alpha = self.alpha / 2 if self.pair else self.alpha
+        if self.tolerance is None:
+            return Looks.single(self.n, alpha)
+        return Looks.growing(self.n, alpha, unit=CHUNK)
+
+    def __call__(self, ask: Ask, law: Law) -> Certificate:
+        guess = int(ask.sum("select", 0, self.n0, votes).argmax())
+        looks, seen, n = self.looks, [], 0
+        counts: Array | None = None
+        for end in looks.ends:
+            found = ask.sum("estimate", n, end, votes)
+            counts, n = found if counts is None else counts + found, end
+            seen.append(int(counts[guess]))
+            if self.tolerance is None or not looks.worth_going_on(seen, self.tolerance):
+                break
+        assert counts is not None
+        p = looks.lower(seen)
+        q = min(1 - p, self._others(counts, guess, n, looks)) if self.pair else 1 - p
+        radius = law.radius(p, q)
+        label = guess if radius > 0 else None
+        return Certificate(label, radius, p, q, guess, tuple(int(k) for k in counts), n)
+
+    def _others(self, counts: Array, guess: int, n: int, looks: Looks) -> float:
+        """Upper bound of every other share at the last look, all labels and looks sharing half of alpha."""
+        share = looks.share / max(1, len(counts) - 1)
+        return max(
+            (clopper_pearson_upper(int(k), n, share) for label, k in enumerate(counts) if label != guess),
+            default=0.0,
+        )
+
+
+@dataclass(frozen=True)
+class Predict:
+    """PREDICT: the smoothed classifier's answer, or None where the two top labels cannot be told apart.
+
+    Args:
+        n: draws.
+        alpha: chance of an answer that is not the smoothed classifier's.
+    """
+
+    n: int = 1000
+    alpha: float = 0.001
+
+    def __call__(self, ask: Ask) -> int | None:
+        counts = ask.sum("predict", 0, self.n, votes)
+        order = np.argsort(-counts, kind="stable")
+        first, second = int(counts[order[0]]), int(counts[order[1]]) if len(counts) > 1 else 0
+        certain = binomtest(first, first + second, 0.5).pvalue <= self.alpha
+        return int(order[0]) if certain else None
+
+
+@dataclass(frozen=True)
+class CertifyScores:
+    """A certificate for the classifier of largest mean probability, by an f-divergence.
+
+    Certified is that the label's mean probability, less the mean of the largest other one, stays positive; so
+    the label keeps the largest mean probability. Needs Gaussian noise, and a base whose scores are logits.
+
+    Args:
+        bound: a name in `scores.CHOICES`.
+        n0: draws that select the label and the bound's settings.
+        n: draws of the estimate.
+        alpha: chance that a certificate is wrong.
+    """
+
+    bound: str = "hockey-stick"
+    n0: int = 100
+    n: int = 10_000
+    alpha: float = 0.001
+
+    def __post_init__(self) -> None:
+        if self.bound not in CHOICES:
+            raise InputError(f"there is no certificate '{self.bound}'; there are: {', '.join(CHOICES)}.")
+        _check_draws(self.n0, self.n, self.alpha)
+
+    def __call__(self, ask: Ask, law: Law) -> Certificate:
+        if not isinstance(law, Gaussian):
+            raise InputError("a certificate of mean probabilities needs Gaussian noise")
+        guess = int(ask.sum("select", 0, self.n0, lambda scores: scores.softmax(1).sum(0)).argmax())
+        pilot = torch.cat([margins(scores, guess) for scores in ask.scores("pilot", 0, self.n0)])
+        bound = CHOICES[self.bound](pilot.cpu().numpy(), self.n, self.alpha)
+
+        def unit(scores: Tensor) -> Tensor:
+            values = torch.from_numpy(bound.unit(margins(scores, guess).cpu().numpy()))
+            tally = votes(scores).double().cpu()
+            return torch.cat([values.sum()[None], values.square().sum()[None], tally])
+
+        total, squares, *counts = ask.sum("estimate", 0, self.n, unit).tolist()
+        radius = bound.radius(Sums(self.n, total, squares), law.sigma, self.alpha)
+        p = counts[guess] / self.n
+        label = guess if radius > 0 else None
+        return Certificate(label, radius, p, 1 - p, guess, tuple(int(k) for k in counts), self.n)
+
+
+def votes(scores: Tensor) -> Tensor:
+    """How often each label has the largest score. Shape: (n, C) -> (C,)."""
+    return torch.bincount(scores.argmax(1), minlength=scores.shape[1])
+
+
+def margins(scores: Tensor, label: int) -> Tensor:
+    """Probability of a label less the largest other one. Shape: (n, C) -> (n,) in [-1, 1]."""
+    chances = scores.double().softmax(1)
+    others = chances.clone()
+    others[:, label] = -torch.inf
+    return (chances[:, label] - others.amax(1)).clamp(-1, 1)
+
+
+def _check_draws(n0: int, n: int, alpha: float) -> None:
+    if n0 < 1 or n < 1:
+        raise InputError(f"a certificate needs draws, got n0={n0} and n={n}")
+    if not 0 < alpha < 1:
+        raise InputError(f"alpha must lie between 0 and 1, got {alpha:g}")

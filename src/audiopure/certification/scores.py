@@ -1,0 +1,133 @@
+"""Certificates from the values of a score: "full information" (Dvijotham et al. 2020, section 4.1).
+
+A score in [-1, 1] whose mean is positive at x stays positive on average within a radius. Two bounds of that
+mean under the noise around x + delta are here, by KL and by hockey-stick divergences. Both need one
+expectation under the noise around x, of a function with settings; settings are chosen on pilot draws, and the
+expectation is bounded on other draws, so that the confidence is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from audiopure.certification.bounds import Method, Sums, mean_upper
+from audiopure.certification.divergences import HockeyStick, KullbackLeibler, radius
+from audiopure.errors import InputError
+
+Array = NDArray[np.float64]
+
+
+class ScoreBound(Protocol):
+    """A bound with its settings."""
+
+    def unit(self, scores: Array) -> Array:
+        """What is averaged, in [0, 1]. Shape: (n,) -> (n,)."""
+        ...
+
+    def radius(self, sums: Sums, sigma: float, alpha: float, method: Method = "bernstein") -> float:
+        """The L2 radius for white Gaussian noise, from the sums of `unit`, with confidence 1 - alpha."""
+        ...
+
+
+@dataclass(frozen=True)
+class KlBound:
+    """mean >= -scale eps - scale log E exp(-score / scale), for any scale."""
+
+    scale: float
+
+    def unit(self, scores: Array) -> Array:
+        return (np.exp((-scores - 1) / self.scale) - self._least) / (1 - self._least)
+
+    def radius(self, sums: Sums, sigma: float, alpha: float, method: Method = "bernstein") -> float:
+        upper = self._least + (1 - self._least) * mean_upper(sums, alpha, method)
+        return radius(KullbackLeibler(), -(1 / self.scale + math.log(upper)), sigma)
+
+    @property
+    def _least(self) -> float:
+        """What exp((-score - 1) / scale) is for a score of 1; for one of -1 it is 1."""
+        return math.exp(-2 / self.scale)
+
+
+@dataclass(frozen=True)
+class HockeyBound:
+    """mean >= kappa - (kappa + 1) (eps + max(1 - beta, 0)) - beta E max(kappa - score, 0)."""
+
+    kappa: float
+    beta: float
+
+    def unit(self, scores: Array) -> Array:
+        return np.maximum(self.kappa - scores, 0.0) / (self.kappa + 1)
+
+    def radius(self, sums: Sums, sigma: float, alpha: float, method: Method = "bernstein") -> float:
+        share = self.kappa / (self.kappa + 1) - self.beta * mean_upper(sums, alpha, method)
+        return radius(HockeyStick(self.beta), share - max(1 - self.beta, 0.0), sigma)
+
+
+def choose_kl(pilot: Array, n: int, alpha: float, method: Method = "bernstein") -> KlBound:
+    """The scale that promises most for n draws like the pilot's; InputError for scores beyond [-1, 1]."""
+    _check(pilot)
+
+    def promise(log_scale: float) -> float:
+        bound = KlBound(math.exp(log_scale))
+        return -bound.radius(_scaled(bound.unit(pilot), n), 1.0, alpha, method)
+
+    found = minimize_scalar(promise, bounds=(math.log(0.05), math.log(50.0)), method="bounded")
+    return KlBound(math.exp(float(found.x)))  # type: ignore[attr-defined]
+
+
+def choose_hockey(pilot: Array, n: int, alpha: float, method: Method = "bernstein") -> HockeyBound:
+    """As `choose_kl`, over a grid of kappa and beta."""
+    _check(pilot)
+    best, chosen = -1.0, HockeyBound(0.5, 1.0)
+    for kappa in np.linspace(-0.9, 1.0, 20).tolist():
+        sums = _scaled(HockeyBound(kappa, 1.0).unit(pilot), n)  # beta does not enter
+        for beta in np.exp(np.linspace(-3, 8, 45)).tolist():
+            bound = HockeyBound(kappa, beta)
+            found = bound.radius(sums, 1.0, alpha, method)
+            if found > best:
+                best, chosen = found, bound
+    return chosen
+
+
+# by the name of the certificate; a new one is a bound, its choice and one line here
+CHOICES: Mapping[str, Callable[[Array, int, float], ScoreBound]] = {
+    "kl": choose_kl,
+    "hockey-stick": choose_hockey,
+}
+
+
+def full_information(
+    name: str, pilot: Array, scores: Array, sigma: float, alpha: float, method: Method = "bernstein"
+) -> float:
+    """The L2 radius within which the mean of a score stays positive, by the bound `name`.
+
+    Shape: pilot (m,), scores (n,), of other, independent draws. Raises InputError for an unknown name or
+    scores outside [-1, 1].
+    """
+    if name not in CHOICES:
+        raise InputError(f"there is no certificate '{name}' of scores; there are: {', '.join(CHOICES)}.")
+    _check(scores)
+    bound = CHOICES[name](pilot, len(scores), alpha)
+    return bound.radius(sums_of(bound.unit(scores)), sigma, alpha, method)
+
+
+def sums_of(values: Array) -> Sums:
+    return Sums(len(values), float(values.sum()), float(np.square(values).sum()))
+
+
+def _scaled(values: Array, n: int) -> Sums:
+    """Sums of n values like these."""
+    sums, factor = sums_of(values), n / len(values)
+    return Sums(n, factor * sums.total, factor * sums.squares)
+
+
+def _check(scores: Array) -> None:
+    if not len(scores) or not np.isfinite(scores).all() or np.abs(scores).max() > 1:
+        raise InputError("scores must be finite and lie in [-1, 1]")
