@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from audiopure.api import load_purifier, load_recogniser, purify
     from audiopure.defended import Defended, defend
     from audiopure.errors import AudiopureError, InputError, MissingExtraError, WeightsError
+    from audiopure.evaluation.certified.run import certify
     from audiopure.evaluation.evaluate import evaluate
     from audiopure.level import FixedLevel, SpeechLevel
     from audiopure.noise import SeededNoise, system_noise
@@ -30,6 +31,7 @@ _HOMES = {
     "InputError": "errors",
     "MissingExtraError": "errors",
     "WeightsError": "errors",
+    "certify": "evaluation.certified.run",
     "evaluate": "evaluation.evaluate",
     "FixedLevel": "level",
     "SpeechLevel": "level",
@@ -49,6 +51,7 @@ __all__ = [
     "SpeechLevel",
     "WeightsError",
     "__version__",
+    "certify",
     "defend",
     "evaluate",
     "load_purifier",

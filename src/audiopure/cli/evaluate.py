@@ -88,7 +88,7 @@ def evaluate(
         limit=limit,
         seed=seed,
         knowledge=knowledge,
-        shard=_shard(shard),
+        shard=part(shard),
         device=device,
     )
     work = Evaluation.prepare(config, output, workers=workers, threads=threads)
@@ -121,7 +121,8 @@ def _run(work: Evaluation, workers: int, threads: int, allow_broken: bool) -> Ca
     return conclude(work, gradients)
 
 
-def _shard(text: str | None) -> tuple[int, int] | None:
+def part(text: str | None) -> tuple[int, int] | None:
+    """(i, n) of a shard that is written "i/n"."""
     if text is None:
         return None
     first, _, count = text.partition("/")

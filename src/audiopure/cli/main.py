@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, str] = {
     "purify": "audiopure.cli.purify",
     "attack": "audiopure.cli.attack",
     "evaluate": "audiopure.cli.evaluate",
+    "certify": "audiopure.cli.certify",
     "audit": "audiopure.cli.audit",
     "compare": "audiopure.cli.compare",
     "tune": "audiopure.cli.tune",

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from audiopure.errors import InputError
+from audiopure.evaluation import workplace
 from audiopure.evaluation.audit import AuditReport, audit
 from audiopure.evaluation.card import Gradient
 from audiopure.evaluation.engine import Evaluation
@@ -60,9 +61,7 @@ def stored(folder: Path) -> dict[str, Gradient]:
 
 def store(found: Mapping[str, Gradient], folder: Path) -> None:
     """Write `audit.json`, whole or not at all."""
-    partial = folder / "audit.json.part"
-    partial.write_bytes(_TABLE.dump_json(dict(found), indent=1))
-    partial.replace(folder / "audit.json")
+    workplace.write(folder / "audit.json", _TABLE.dump_json(dict(found), indent=1).decode())
 
 
 def _gradient(report: AuditReport) -> Gradient:

@@ -150,7 +150,7 @@ class Evaluation:
         plan = _plan(config, system, chosen, clips, [row.planned for row in rows], curves).model_copy(
             update={
                 "command": config.command if model is None else config.call,
-                "machine": _machine(config.device, workers, threads),
+                "machine": machine(config.device, workers, threads),
             }
         )
         return cls(config, folder, system, chosen, clips, rows, plan, attacker_clips)
@@ -272,7 +272,8 @@ def _attacker_clips(config: EvaluationConfig, system: System) -> Dataset | None:
     return Dataset(dataset.name, dataset.root, clips, system.labels)
 
 
-def _machine(device: str, workers: int, threads: int) -> dict[str, Any]:
+def machine(device: str, workers: int, threads: int) -> dict[str, Any]:
+    """What a run's record says of where it ran."""
     on_cuda = torch.device(device).type == "cuda"
     name = torch.cuda.get_device_name(device) if on_cuda else processor()
     return {"device": name, "workers": workers, "threads": threads, "platform": platform.platform()}

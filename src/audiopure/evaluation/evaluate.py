@@ -16,7 +16,7 @@ from audiopure import audio
 from audiopure.attacks.objective import call
 from audiopure.defended import INNER, Defended
 from audiopure.errors import InputError
-from audiopure.evaluation import audits, plan, running
+from audiopure.evaluation import audits, plan, running, workplace
 from audiopure.evaluation.card import Card, Example
 from audiopure.evaluation.clips import item_of
 from audiopure.evaluation.engine import SURROGATE, Evaluation, EvaluationConfig
@@ -216,9 +216,7 @@ def write_report(result: Card, folder: Path) -> None:
         "index.html": render(result, folder),
     }
     for name, text in files.items():
-        partial = folder / f"{name}.part"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(folder / name)
+        workplace.write(folder / name, text)
 
 
 def _purified(work: Evaluation, examples: Sequence[Example]) -> list[Example]:

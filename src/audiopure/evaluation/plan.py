@@ -9,9 +9,9 @@ import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from audiopure.errors import InputError
+from audiopure.evaluation import workplace
 from audiopure.evaluation.card import Data, Protocol
 from audiopure.evaluation.ledger import Table
 
@@ -107,36 +107,14 @@ class Plan(_Part):
         return hashlib.sha256(whole.model_dump_json().encode()).hexdigest()[:16]
 
 
-def store(plan: Plan, folder: Path) -> None:
-    """Write `plan.json`, whole or not at all."""
-    partial = folder / "plan.json.part"
-    partial.write_text(plan.model_dump_json(indent=1))
-    partial.replace(folder / "plan.json")
-
-
-def stored(folder: Path) -> Plan | None:
-    """The plan in a folder, None if there is none; InputError if it is damaged."""
-    path = folder / "plan.json"
-    if not path.is_file():
-        return None
-    try:
-        return Plan.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise InputError(f"{path}: is damaged, or of another version of audiopure.") from error
-
-
 def begin(plan: Plan, folder: Path) -> None:
     """Make the folder and put the plan there, or check that what is in it belongs to the plan.
 
     Raises InputError if it holds another evaluation, or anything else.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file, not a folder to write to.")
-    folder.mkdir(parents=True, exist_ok=True)
-    before = stored(folder)
-    if before is None:
-        if any(not path.name.startswith(".") and path.suffix != ".part" for path in folder.iterdir()):
-            raise InputError(f"{folder}: holds something else than an evaluation; choose another folder.")
-        store(plan, folder)
-    elif before.digest != plan.digest:
-        raise InputError(f"{folder}: holds an evaluation with other settings; choose another folder.")
+    workplace.begin(plan, folder, "an evaluation")
+
+
+def stored(folder: Path) -> Plan | None:
+    """The plan in a folder, None if there is none; InputError if it is damaged."""
+    return workplace.stored(folder, Plan)

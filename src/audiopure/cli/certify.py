@@ -1,0 +1,148 @@
+"""`audiopure certify`: radii within which a system's answers cannot be changed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from audiopure.cli.console import advancing, duration, say
+from audiopure.cli.device import prepare
+from audiopure.errors import InputError
+
+if TYPE_CHECKING:
+    from audiopure.evaluation.certified.engine import Certification
+    from audiopure.evaluation.certified.record import Certificates
+
+
+def certify(
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for the report; a run that was cut off goes on.")
+    ],
+    system: Annotated[str, typer.Option(help="As for evaluate: small+digits, digits ...")] = "small+digits",
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of labelled audio; by default the clips that ship.")
+    ] = None,
+    sigma: Annotated[float, typer.Option(help="Standard deviation of the smoothing noise.")] = 0.25,
+    object_: Annotated[
+        str,
+        typer.Option("--object", help="What gets the noise: waveform, spectrogram, filterbank or log-mel."),
+    ] = "waveform",
+    noise: Annotated[str, typer.Option(help="gaussian certifies L2, laplace L1.")] = "gaussian",
+    denoise: Annotated[
+        str | None,
+        typer.Option(help="What follows the noise: none, one-shot, multi-step, local or as-is."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Reverse steps of multi-step.")] = 5,
+    votes: Annotated[int, typer.Option(min=1, help="Votes of multi-step and local.")] = 10,
+    local: Annotated[float, typer.Option(help="Standard deviation of local noise.")] = 0.02,
+    before: Annotated[
+        str, typer.Option(help="Steps before the noise, as clip,gain=0.5; others void a certificate.")
+    ] = "",
+    certificate: Annotated[str, typer.Option(help="cohen, pair, kl or hockey-stick.")] = "cohen",
+    n0: Annotated[int, typer.Option(min=1, help="Draws that select the answer.")] = 100,
+    n: Annotated[int, typer.Option(min=1, help="Draws that bound its share, at most.")] = 10_000,
+    alpha: Annotated[float, typer.Option(help="Chance that a clip's certificate is wrong.")] = 0.001,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="Stop a clip once no more than this many sigma are to be gained, such as 0.05."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Clips, equal over labels; 0 for all.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16, which is then what is certified.")] = "fp32",
+    shard: Annotated[str | None, typer.Option(help="i/n: the i-th of n parts of the clips.")] = None,
+    merge: Annotated[
+        list[Path] | None, typer.Option(help="Folders of shards, to unite into one report.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; by default one for each CPU core.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each process.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+) -> None:
+    """Certify a system's answers by randomized smoothing.
+
+    Writes certificates.json, .jsonl and .csv, report.md and index.html (self-contained).
+    """
+    from audiopure.cli.evaluate import part
+    from audiopure.evaluation import running
+    from audiopure.evaluation.certified.engine import Certification
+    from audiopure.evaluation.certified.run import merge as united
+    from audiopure.evaluation.certified.settings import CertifySettings
+
+    if merge:
+        _show(united(merge, output), output)
+        return
+    workers = workers or (running.cores() if device == "cpu" else 1)
+    threads = threads or (1 if workers > 1 else running.cores())
+    prepare(device, threads)
+    settings = CertifySettings.of(
+        system=system,
+        data=data,
+        object=object_,
+        noise=noise,
+        sigma=sigma,
+        denoise=denoise,
+        steps=steps,
+        votes=votes,
+        local=local,
+        before=before,
+        certificate=certificate,
+        n0=n0,
+        n=n,
+        alpha=alpha,
+        tolerance=tolerance,
+        limit=limit,
+        seed=seed,
+        precision=precision,
+        shard=part(shard),
+        device=device,
+    )
+    work = Certification.prepare(settings, output, workers=workers, threads=threads)
+    work.begin()
+    try:
+        record = _run(work, workers, threads)
+    except (KeyboardInterrupt, SystemExit):
+        say(f"audiopure: stopped; the same command goes on from what {output} holds.")
+        raise
+    _show(record, output)
+
+
+def _run(work: Certification, workers: int, threads: int) -> Certificates:
+    from audiopure.evaluation.certified.run import conclude, estimate, missing, run
+
+    if not work.units:
+        raise InputError("this shard has no clips.")
+    draws = missing(work)
+    total = draws * estimate(work) / workers
+    at_most = "" if work.settings.tolerance is None else "at most "
+    say(
+        f"{len(work.units)} clips, {at_most}{draws:,} draws to come: {at_most}about {duration(total)} in "
+        f"{workers} process{'es' if workers > 1 else ''}."
+    )
+    with advancing("Certifying", draws) as advance:
+        run(work, workers=workers, threads=threads, progress=advance)
+    return conclude(work)
+
+
+def _show(record: Certificates, folder: Path) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from audiopure.evaluation.certified import words
+    from audiopure.evaluation.report_words import percent
+
+    console = Console(file=sys.stdout, highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(f"radius, {record.norm}", justify="right")
+    table.add_column("certified accuracy", justify="right")
+    for radius in words.radii(record):
+        table.add_row(f"{radius:g}", percent(record.certified(radius)))
+    console.print(table)
+    for sentence in [*words.verdict(record), *words.notes(record)]:
+        console.print(sentence, markup=False)
+    page = (folder / "index.html").resolve()
+    console.print(f"\nListen and look: {page}", soft_wrap=True, markup=False)

@@ -1,0 +1,175 @@
+"""`audiopure.certify`: from a system and a folder of recordings to certificates, in one call."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import nn
+
+from audiopure.errors import InputError
+from audiopure.evaluation import workplace
+from audiopure.evaluation.certified.engine import Certification, CertifyPlan, Tallies
+from audiopure.evaluation.certified.examples import examples
+from audiopure.evaluation.certified.record import Certificates, ClipCertificate, curve
+from audiopure.evaluation.certified.report import write_report
+from audiopure.evaluation.certified.settings import CertifySettings
+from audiopure.evaluation.crew import share
+from audiopure.evaluation.running import using_threads
+
+
+def certify(
+    system: str | nn.Module,
+    data: str | Path | None = None,
+    *,
+    sigma: float = 0.25,
+    output: str | Path | None = None,
+    workers: int = 1,
+    progress: Callable[[str], None] = lambda sentence: None,
+    **settings: object,
+) -> Certificates:
+    """Certify a system's answers for the clips of a folder by randomized smoothing.
+
+    Args:
+        system: a specification, see `audiopure.systems`, or a model with `labels` and `sample_rate`.
+        data: folder of labelled audio, its test split if it has one; None for the clips that ship.
+        sigma: of the smoothing noise.
+        output: folder for the report, where a run that was cut off goes on; None keeps nothing.
+        workers: processes; with a model instead of a specification only 1 works.
+        progress: told in sentences what happens.
+        settings: any other of `CertifySettings`: object, noise, denoise, certificate, n0, n, alpha, limit ...
+
+    Raises InputError for what cannot be used.
+    """
+    chosen = CertifySettings.of(
+        system=system if isinstance(system, str) else type(system).__name__,
+        data=None if data is None else Path(data),
+        sigma=sigma,
+        **settings,
+    )
+    if workers > 1 and not isinstance(system, str):
+        raise InputError("several workers need a system by name, as each of them loads it anew")
+    threads = max(1, torch.get_num_threads() // workers)
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch if output is None else output)
+        model = None if isinstance(system, str) else system
+        work = Certification.prepare(chosen, folder, model=model, workers=workers, threads=threads)
+        work.begin()
+        progress(f"{len(work.units)} clips, at most {work.most:,} draws each")
+        run(work, workers=workers, threads=threads)
+        return conclude(work, keep=output is not None)
+
+
+def estimate(work: Certification) -> float:
+    """Seconds of one draw in one process, from timing a few. Nothing of them is counted."""
+    ask = work.asker(work.units[0], lambda draws: None).sampler
+    for scores in ask.scores("estimate", 0, ask.rows):  # the first also allocates
+        _ = float(scores.sum())
+    begin = time.perf_counter()
+    for scores in ask.scores("estimate", 0, 2 * ask.rows):
+        _ = float(scores.sum())  # waits for the device
+    return (time.perf_counter() - begin) / (2 * ask.rows)
+
+
+def missing(work: Certification) -> int:
+    """Draws still to come, at most."""
+    return sum(max(0, work.most - work.drawn(unit)) for unit in work.units)
+
+
+def run(
+    work: Certification,
+    *,
+    workers: int = 1,
+    threads: int = 1,
+    progress: Callable[[int], None] = lambda draws: None,
+) -> None:
+    """Do all that is missing.
+
+    Args:
+        workers: processes; more than one only where `settings.system` names the system.
+        threads: of each process.
+        progress: told how many draws have been done, or are not needed.
+    """
+    if workers == 1:
+        with using_threads(threads):
+            for unit in work.units:
+                work.do(unit, progress)
+        return
+    prepare = partial(Certification.prepare, work.settings, work.folder)
+    share(prepare, units=len(work.units), workers=workers, threads=threads, tick=progress)
+    work.refresh()
+
+
+def conclude(work: Certification, *, keep: bool = True) -> Certificates:
+    """The record, and in the folder the report with it."""
+    result = record(work.plan, [work.certificate(unit) for unit in work.units], work.journal)
+    if keep:
+        write_report(result, work.folder, examples(work, result.clips))
+    return result
+
+
+def record(plan: CertifyPlan, clips: Sequence[ClipCertificate], journal: Tallies) -> Certificates:
+    lines = journal.read()
+    return Certificates(
+        command=plan.command,
+        versions=plan.versions,
+        machine=plan.machine,
+        settings=plan.settings.model_dump(mode="json"),
+        data=plan.data,
+        weights=plan.weights,
+        labels=plan.labels,
+        object=plan.object,
+        unit=plan.unit,
+        norm=plan.norm,
+        confidence=1 - plan.settings.alpha,
+        seconds=round(sum(line.seconds for line in lines), 1),
+        draws=sum(line.last - line.first for line in lines),
+        clips=list(clips),
+        curve=curve(list(clips)),
+    )
+
+
+def merge(folders: Sequence[Path], output: Path) -> Certificates:
+    """One record from the folders of shards: draws of one plan, united by clip and number.
+
+    The result is a certification's folder like any other: what no shard has done, `certify` does there.
+
+    Raises InputError if a folder holds no certification, if they do not belong to the same, if a shard is not
+    finished, or if `output` is one of them or holds something else.
+    """
+    if output.resolve() in [folder.resolve() for folder in folders]:
+        raise InputError(f"{output}: is one of the shards; choose another folder.")
+    plans = []
+    for folder in folders:
+        plan = workplace.stored(folder, CertifyPlan)
+        if plan is None:
+            raise InputError(f"{folder}: holds no certification (there is no plan.json).")
+        if plans and plan.digest != plans[0].digest:
+            raise InputError(f"{folder}: holds a certification with other settings than {folders[0]}.")
+        plans.append(plan)
+    first = plans[0]
+    whole = first.model_copy(
+        update={
+            "command": re.sub(r" --shard \S+", "", first.command),
+            "settings": first.settings.model_copy(update={"shard": None}),
+            "data": first.data.model_copy(update={"shard": None}),
+        }
+    )
+    workplace.begin(whole, output, "a certification")
+    journal = Tallies(output / "draws.jsonl")
+    known = {journal.key(line) for line in journal.read()}
+    for folder in folders:
+        new = [line for line in Tallies(folder / "draws.jsonl").read() if journal.key(line) not in known]
+        journal.append(new)
+        known |= {journal.key(line) for line in new}
+    work = Certification.prepare(whole.settings, output)
+    work.plan = whole
+    left = [work.clips.ids[unit] for unit in work.units if not work.drawn(unit)]
+    if left:
+        raise InputError(f"{len(left)} clips, {left[0]} among them, are in none of these shards.")
+    return conclude(work)

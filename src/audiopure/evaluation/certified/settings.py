@@ -1,0 +1,181 @@
+"""What is certified and how, as a user says it, and the smoothed classifier that this makes."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from audiopure.certification import before
+from audiopure.certification.bases import LocalSmoothing, MultiStep, OneShot, Plain
+from audiopure.certification.laws import Gaussian, Laplace, Law
+from audiopure.certification.procedures import Certify, CertifyScores
+from audiopure.certification.representations import Hears, representation
+from audiopure.certification.smoothing import Smoothed
+from audiopure.defended import Defended
+from audiopure.diffusion.denoiser import Denoiser
+from audiopure.errors import InputError
+from audiopure.noise import NoiseSource
+from audiopure.systems import System
+
+
+class CertifySettings(BaseModel):
+    """The settings of a certification.
+
+    Attributes:
+        system: see `audiopure.systems`; a purifier in it gives the denoiser.
+        data: folder of labelled audio; None for the clips that ship.
+        object: what gets the noise, a name in `representations.REPRESENTATIONS`.
+        noise: law of the smoothing noise: "gaussian" certifies L2, "laplace" L1.
+        sigma: its standard deviation, in units of the object.
+        denoise: what follows the noise, a name in `BASES`; None is "one-shot" for a system with a purifier
+            and "none" for one without.
+        steps, votes: of "multi-step"; of "local" `votes` are its versions.
+        local: standard deviation of the noise of "local".
+        before: steps before the noise, see `certification.before`.
+        certificate: "cohen", "pair" (bounds every label's share), "kl" or "hockey-stick".
+        n0, n, alpha, tolerance: see `certification.procedures.Certify`.
+        precision: "bf16" runs the base classifier in bfloat16: then that is what is certified.
+        shard: (i, n), the i-th of n parts of the clips.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    system: str
+    data: Path | None = None
+    object: str = "waveform"
+    noise: Literal["gaussian", "laplace"] = "gaussian"
+    sigma: float = Field(default=0.25, gt=0, allow_inf_nan=False)
+    denoise: str | None = None
+    steps: int = Field(default=5, ge=1)
+    votes: int = Field(default=10, ge=1)
+    local: float = Field(default=0.02, gt=0)
+    before: str = ""
+    certificate: Literal["cohen", "pair", "kl", "hockey-stick"] = "cohen"
+    n0: int = Field(default=100, ge=1)
+    n: int = Field(default=10_000, ge=1)
+    alpha: float = Field(default=0.001, gt=0, lt=1)
+    tolerance: float | None = Field(default=None, ge=0)
+    limit: int = Field(default=100, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**64)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    shard: tuple[int, int] | None = None
+    device: str = "cpu"
+
+    @classmethod
+    def of(cls, **given: object) -> CertifySettings:
+        """From settings that a user gives: InputError where one cannot be."""
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InputError(f"{first['loc'][0]}: {first['msg']}, got {first['input']}.") from error
+
+    @property
+    def command(self) -> str:
+        """The shell command that repeats it."""
+        words = ["audiopure", "certify", "--system", self.system]
+        for name, value in self.changes.items():
+            text = f"{value[0]}/{value[1]}" if isinstance(value, tuple) else str(value)
+            words += [f"--{name}", text]
+        return shlex.join(words)
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What differs from the defaults, but for the system."""
+        fields = type(self).model_fields
+        return {k: v for k, v in self if k != "system" and v != fields[k].default}
+
+    @property
+    def procedure(self) -> Certify | CertifyScores:
+        if self.certificate in ("kl", "hockey-stick"):
+            if self.tolerance is not None:
+                raise InputError("tolerance: certificates of mean probabilities cannot stop early.")
+            return CertifyScores(self.certificate, self.n0, self.n, self.alpha)
+        return Certify(self.n0, self.n, self.alpha, self.tolerance, pair=self.certificate == "pair")
+
+    @property
+    def law(self) -> Law:
+        return Gaussian(self.sigma) if self.noise == "gaussian" else Laplace(self.sigma / 2**0.5)
+
+
+def smoothed(settings: CertifySettings, system: System) -> Smoothed:
+    """The smoothed classifier.
+
+    Raises InputError for settings that do not fit the system.
+    """
+    law = settings.law
+    if settings.object == "waveform":
+        name = settings.denoise or ("one-shot" if system.defended else "none")
+        if name not in BASES:
+            raise InputError(f"there is no way '{name}' to denoise; there are: {', '.join(BASES)}.")
+        base = BASES[name](settings, system)
+    else:
+        if settings.denoise not in (None, "none"):
+            raise InputError(f"a denoiser hears waveforms: nothing can denoise the {settings.object}.")
+        base = Hears(representation(settings.object, system.undefended))
+    if settings.precision == "bf16":
+        base = Reduced(base)
+    found = representation(settings.object, system.undefended)
+    return Smoothed(base.eval(), law, found, before.steps(settings.before))
+
+
+class Reduced(nn.Module):
+    """A base classifier whose matrix products are done in bfloat16."""
+
+    def __init__(self, base: nn.Module):
+        super().__init__()
+        self.base = base
+
+    def forward(self, noisy: Tensor, *, noise: NoiseSource) -> Tensor:
+        with torch.autocast(noisy.device.type, torch.bfloat16):
+            takes_noise = not isinstance(self.base, Hears)
+            scores = self.base(noisy, noise=noise) if takes_noise else self.base(noisy)
+        return scores.float()
+
+
+def _denoiser(settings: CertifySettings, system: System) -> Denoiser:
+    model = system.model
+    if not isinstance(model, Defended):
+        raise InputError(f"{system.spec}: has no purifier to denoise with; write it before the recogniser.")
+    if isinstance(model.model, Defended):
+        raise InputError(f"{system.spec}: has two purifiers, and one denoises.")
+    denoiser = model.purifier.denoiser
+    if denoiser.sample_rate != system.sample_rate:
+        raise InputError(
+            f"the denoiser works at {denoiser.sample_rate} Hz and the model at {system.sample_rate} Hz: "
+            "certify the model alone, or bring it to the denoiser's rate"
+        )
+    if settings.precision == "bf16" and hasattr(denoiser, "body_to"):
+        denoiser.body_to(torch.bfloat16)  # type: ignore[attr-defined]
+    return denoiser
+
+
+def _one_shot(settings: CertifySettings, system: System) -> OneShot:
+    denoiser = _denoiser(settings, system)
+    level = system.model.purifier.level  # type: ignore[union-attr]
+    return OneShot(denoiser, system.undefended, settings.law.sigma, level=level)  # type: ignore[arg-type]
+
+
+def _multi_step(settings: CertifySettings, system: System) -> MultiStep:
+    denoiser, sigma = _denoiser(settings, system), settings.law.sigma
+    return MultiStep(denoiser, system.undefended, sigma, steps=settings.steps, votes=settings.votes)
+
+
+def _local(settings: CertifySettings, system: System) -> LocalSmoothing:
+    return LocalSmoothing(_one_shot(settings, system), count=settings.votes, local=settings.local)
+
+
+# what follows the noise; a new way is one function and one line here
+BASES: Mapping[str, Callable[[CertifySettings, System], nn.Module]] = {
+    "none": lambda settings, system: Plain(system.undefended),
+    "one-shot": _one_shot,
+    "multi-step": _multi_step,
+    "local": _local,
+    "as-is": lambda settings, system: Plain(system.model),
+}

@@ -1,0 +1,62 @@
+"""The folder of a long run: `plan.json` says what it is, and nothing else may be done there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol, TypeVar, cast
+
+from pydantic import BaseModel, ValidationError
+
+from audiopure.errors import InputError
+
+P = TypeVar("P", bound=BaseModel)
+
+
+class Planned(Protocol):
+    """What a plan also has."""
+
+    @property
+    def digest(self) -> str:
+        """Equal for runs whose numbers may stand together."""
+        ...
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    partial = path.with_name(f"{path.name}.part")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def stored(folder: Path, kind: type[P]) -> P | None:
+    """The plan in a folder, None if there is none; InputError if it is damaged, or one of something else."""
+    path = folder / "plan.json"
+    if not path.is_file():
+        return None
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise InputError(
+            f"{path}: is damaged, of something else, or of another version of audiopure."
+        ) from error
+
+
+def begin(plan: BaseModel, folder: Path, what: str) -> None:
+    """Make the folder and put the plan there, or check that what is in it belongs to the plan.
+
+    Args:
+        plan: a `Planned`.
+        what: it is the plan of, for messages: "an evaluation".
+
+    Raises InputError if the folder holds another one, or anything else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file, not a folder to write to.")
+    folder.mkdir(parents=True, exist_ok=True)
+    before = stored(folder, type(plan))
+    if before is None:
+        if any(not path.name.startswith(".") and path.suffix != ".part" for path in folder.iterdir()):
+            raise InputError(f"{folder}: holds something else than {what}; choose another folder.")
+        write(folder / "plan.json", plan.model_dump_json(indent=1))
+    elif cast(Planned, before).digest != cast(Planned, plan).digest:
+        raise InputError(f"{folder}: holds {what} with other settings; choose another folder.")
