@@ -7,6 +7,7 @@ A system is written as the sound passes through it, parts joined by "+", options
     small,n_star=5,sampler=one-shot+digits  with settings
     small+my_package.models:build           a model of your own: an `nn.Module`, or a function that makes one
     small+ai8x,path=model.state_dict.pt     a format of others
+    small+resemblyzer,enrol=FOLDER          a speaker encoder that names the speakers of a folder
 """
 
 from __future__ import annotations
@@ -156,8 +157,19 @@ def _ai8x(options: Options) -> nn.Module:
     return load_ai8x(options["path"]).eval().requires_grad_(False)
 
 
+def _resemblyzer(options: Options) -> nn.Module:
+    from audiopure.nets.resemblyzer import load_resemblyzer
+    from audiopure.speakers import enrolled
+
+    if "enrol" not in options or set(options) - {"enrol", "path"}:
+        raise InputError(
+            "resemblyzer takes enrol=FOLDER with the speakers' recordings, and path=pretrained.pt"
+        )
+    return enrolled(load_resemblyzer(options.get("path")), options["enrol"]).eval()
+
+
 # formats of others by name; a new one is one function and one line here
-FORMATS: Mapping[str, Callable[[Options], nn.Module]] = {"ai8x": _ai8x}
+FORMATS: Mapping[str, Callable[[Options], nn.Module]] = {"ai8x": _ai8x, "resemblyzer": _resemblyzer}
 
 
 def _number(text: str) -> float:

@@ -16,6 +16,7 @@ from audiopure.training.config import TrainConfig, read_config
 from audiopure.training.denoiser import DenoiserConfig, DenoiserRecipe
 from audiopure.training.loop import Progress, Recipe, train
 from audiopure.training.recogniser import RecogniserConfig, RecogniserRecipe
+from audiopure.training.smoothed import SmoothedConfig, SmoothedRecipe
 
 
 class Entry(NamedTuple):
@@ -27,6 +28,7 @@ class Entry(NamedTuple):
 RECIPES: Mapping[str, Entry] = {
     "denoiser": Entry(DenoiserConfig, DenoiserRecipe),
     "recogniser": Entry(RecogniserConfig, RecogniserRecipe),
+    "smoothed": Entry(SmoothedConfig, SmoothedRecipe),
 }
 
 

@@ -31,7 +31,7 @@ from audiopure.evaluation.plan import PlannedClip
 from audiopure.systems import System, as_system, load_system
 
 BLOCK = 1000  # draws between appends to the journal
-ROWS = {"cpu": 50}  # noisy versions at once; more do not fit a CPU's caches
+ROWS = {"cpu": 25}  # noisy versions at once; more do not fit a CPU's caches
 MANY_ROWS = 1000
 Tick = Callable[[int], None]  # told how many draws have been done or spared
 
