@@ -1,0 +1,127 @@
+"""Certificates as Markdown: tables of the records in benchmarks/results/certificates, whichever there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tables import table
+
+from audiopure.evaluation.certified import words
+from audiopure.evaluation.certified.record import Certificates, ClipCertificate
+
+RECORDS = Path(__file__).resolve().parent / "results" / "certificates"
+SIGMAS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+METHODS = {
+    "vanilla": "recogniser alone",
+    "gaussian": "trained with noise",
+    "one-shot": "one-shot purifier",
+    "fine-tuned": "purifier, recogniser fine-tuned on it",
+}
+RADII = (0.0, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+PUBLISHED = {  # Wu et al. 2023, table 5
+    0.5: dict(zip((0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5), (45, 40, 35, 27, 21, 17, 13), strict=True)),
+    1.0: dict(zip((0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5), (27, 22, 16, 15, 12, 11, 8), strict=True)),
+}
+
+
+def records(method: str) -> dict[float, Certificates]:
+    """sigma -> record, of those there are."""
+    return {
+        sigma: Certificates.model_validate_json(path.read_bytes())
+        for sigma in SIGMAS
+        if (path := RECORDS / f"{method}-{sigma:g}.json").is_file()
+    }
+
+
+def envelope(found: dict[float, Certificates]) -> dict[float, float]:
+    """radius -> the largest certified accuracy of any sigma, in %. Each sigma is a system of its own."""
+    return {r: max(100 * rec.certified(r).value for rec in found.values()) for r in RADII} if found else {}
+
+
+def envelopes(_: object) -> str:
+    """The best sigma at each radius, by method, beside the published values."""
+    body = []
+    for method, title in METHODS.items():
+        found = records(method)
+        if found:
+            best = envelope(found)
+            body.append([title, *(f"{best[r]:.0f}" for r in RADII)])
+    if not body:
+        return "Not run yet."
+    for sigma, values in PUBLISHED.items():
+        cells = [f"{values[r]}" if r in values else "" for r in RADII]
+        body.append([f"published (Wu et al. 2023), sigma {sigma:g}", *cells])
+    first = next(rec for method in METHODS for rec in records(method).values())
+    return table(["certified accuracy, %", *(f"r = {r:g}" for r in RADII)], body) + "\n\n" + _about(first)
+
+
+def by_sigma(_: object) -> str:
+    """Every sigma of every method, with intervals."""
+    body = []
+    for method, title in METHODS.items():
+        for sigma, rec in records(method).items():
+            cells = [_cell(rec, r) for r in RADII]
+            body.append(
+                [title, f"{sigma:g}", *cells, f"{rec.mean_radius:.3f}", f"{100 * rec.abstained.value:.0f}"]
+            )
+    if not body:
+        return "Not run yet."
+    heads = ["base", "sigma", *(f"{r:g}" for r in RADII), "mean radius", "abstain, %"]
+    return table(heads, body)
+
+
+def meanings(_: object) -> str:
+    """What the radii of the best method mean, by sigma: medians over clips that are right."""
+    body = []
+    for sigma, rec in records("fine-tuned").items():
+        right = [(c, c.explained) for c in rec.clips if c.right and c.explained is not None]
+        if not right:
+            continue
+        heard = words.median([e.heard or 0.0 for _, e in right])
+        radius, linf = (words.median([f(c) for c, _ in right]) for f in (_radius, _linf))
+        decibels = [words.median([e.snr for _, e in right]), words.median([e.rms for _, e in right])]
+        decibels += [words.median([e.octaves[hz] for _, e in right]) for hz in (250, 1000, 4000)]
+        cells = [f"{radius:.3f}", f"{linf:.1e}", *(f"{value:.0f}" for value in decibels)]
+        body.append([f"{sigma:g}", *cells, f"{100 * heard:.0f}"])
+    if not body:
+        return "Not run yet."
+    heads = ["sigma", "L2 radius", "L∞ radius", "SNR, dB", "RMS, dB", "250 Hz, dB", "1 kHz, dB", "4 kHz, dB"]
+    return table([*heads, "heard, %"], body)
+
+
+def _radius(clip: ClipCertificate) -> float:
+    return clip.radius
+
+
+def _linf(clip: ClipCertificate) -> float:
+    return clip.implied["L∞"]
+
+
+def objects(_: object) -> str:
+    """The other representations."""
+    body = []
+    for name in ("spectrogram", "filterbank", "log-mel"):
+        for path in sorted(RECORDS.glob(f"{name}-*.json"), key=lambda p: float(p.stem.rpartition("-")[2])):
+            rec = Certificates.model_validate_json(path.read_bytes())
+            right = [c.radius for c in rec.clips if c.right]
+            middle = f"{words.median(right):.3g}" if right else ""
+            sigma = float(rec.settings["sigma"])
+            cells = [f"{100 * rec.certified(k * sigma).value:.0f}" for k in (0.0, 0.5, 1.0, 2.0, 3.0)]
+            body.append([name, rec.unit, f"{sigma:g}", *cells, middle])
+    if not body:
+        return "Not run yet."
+    heads = ["object", "unit", "sigma", "r = 0", "sigma / 2", "sigma", "2 sigma", "3 sigma", "median radius"]
+    return table(heads, body)
+
+
+def _cell(rec: Certificates, radius: float) -> str:
+    share = rec.certified(radius)
+    return f"{100 * share.value:.0f} [{100 * share.low:.0f}, {100 * share.high:.0f}]"
+
+
+def _about(rec: Certificates) -> str:
+    s = rec.settings
+    return (
+        f"`{rec.data.name}`, {rec.data.split} split, {len(rec.clips)} clips, at most {s['n']:,} draws each, "
+        f"alpha {s['alpha']:g}, {s['precision']}; the best sigma at each radius, each a system of its own."
+    )

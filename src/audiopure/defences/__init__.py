@@ -1,0 +1,1 @@
+"""Defences of the literature that purification is compared with."""
