@@ -1,7 +1,7 @@
 """Noise in proportion to what a clip masks (Mendes & Hogan 2020): an empirical defence.
 
-It carries no certificate: how much noise a clip gets depends on the clip, and the noise keeps the clip's phase,
-so that it is neither the same around two clips nor of mean zero, as randomized smoothing needs it.
+It carries no certificate: how much noise a clip gets depends on the clip, and the noise keeps the clip's
+phase, so that it is neither the same around two clips nor of mean zero, as randomized smoothing needs it.
 """
 
 from __future__ import annotations
