@@ -1,4 +1,4 @@
-"""Attacks on smoothed classifiers beside certificates: python benchmarks/smoothed_attacks.py --data FOLDER ...
+"""Attacks on smoothed classifiers beside their certificates: smoothed_attacks.py --data FOLDER --work FOLDER
 
 At each object PGD climbs the mean probability of wrong labels through the sampled noise, at several radii;
 what it found is put to PREDICT. Robust accuracy must lie above certified accuracy, and the gap is what the
@@ -9,6 +9,7 @@ certificate. Resumable: a line for each clip in the folder --work.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from audiopure.certification.procedures import Certify, Predict
 from audiopure.certification.smoothing import Sampler, Smoothed
 from audiopure.defences.proportional import ProportionalNoise
 from audiopure.evaluation.certified.settings import CertifySettings, smoothed
-from audiopure.evaluation.clips import item_of, load_clips
+from audiopure.evaluation.clips import Clips, item_of, load_clips
 from audiopure.evaluation.journal import Journal
 from audiopure.noise import NoiseSource, SeededNoise
 from audiopure.systems import System, load_system
@@ -103,16 +104,18 @@ def main() -> None:
     for name, factor in HEURISTICS.items():
         system = load_system("digits")
         clips = load_clips(options.data, system.undefended, options.clips, 0)
-        for index in track(range(len(clips.targets)), description=name):
-            if (name, clips.ids[index]) not in known:
-                wave = nn.functional.pad(clips.waveforms[index], (0, 16_000 - len(clips.waveforms[index])))
-                journal.append(
-                    [heuristic(name, factor, system, wave, clips.targets[index], clips.ids[index])]
-                )
+        for clip, wave, target in track(list(seconds(clips)), description=name):
+            if (name, clip) not in known:
+                journal.append([heuristic(name, factor, system, wave, target, clip)])
     lines = [line.model_dump() for line in journal.read()]
-    write_json(
-        options.out, {"machine": machine(), "settings": [s._asdict() for s in SETTINGS], "lines": lines}
-    )
+    settings = [setting._asdict() for setting in SETTINGS]
+    write_json(options.out, {"machine": machine(), "settings": settings, "lines": lines})
+
+
+def seconds(clips: Clips) -> Iterator[tuple[str, Tensor, int]]:
+    """Each clip, padded to a second, with its name before and its target after it."""
+    for name, wave, target in zip(clips.ids, clips.waveforms, clips.targets, strict=True):
+        yield name, nn.functional.pad(wave, (0, max(0, 16_000 - len(wave)))), target
 
 
 def attacked(setting: Setting, model: Smoothed, wave: Tensor, target: int, name: str) -> Line:
