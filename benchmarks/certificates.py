@@ -30,9 +30,9 @@ METHODS = {
 }
 MULTI_STEP = (0.1, 0.25, 0.5)
 OBJECTS = {
-    "spectrogram": (0.05, 0.1, 0.25, 0.5, 1.0),
-    "filterbank": (0.05, 0.1, 0.25, 0.5, 1.0),
-    "log-mel": (1.0, 2.0, 4.0, 8.0),
+    "spectrogram": (0.1, 0.25, 0.5, 1.0, 2.0, 4.0),
+    "filterbank": (0.01, 0.05, 0.25, 1.0, 4.0),
+    "log-mel": (1.0, 4.0, 8.0, 12.0),
 }
 LAPLACE = (0.01, 0.05, 0.25)
 TOLERANCE = ("--tolerance", "0.03")  # sigma: what stopping early may cost

@@ -45,9 +45,9 @@ class Setting(NamedTuple):
 
 SETTINGS = (
     Setting("waveform", "small+digits-denoised", "waveform", 0.1, (0.05, 0.1, 0.25, 0.5)),
-    Setting("spectrogram", "digits", "spectrogram", 0.25, (0.1, 0.25, 0.5, 1.0)),
-    Setting("filterbank", "digits", "filterbank", 0.25, (0.1, 0.25, 0.5, 1.0)),
-    Setting("log-mel", "digits", "log-mel", 4.0, (2.0, 4.0, 8.0, 16.0)),
+    Setting("spectrogram", "digits", "spectrogram", 1.0, (0.5, 1.0, 2.0, 4.0)),
+    Setting("filterbank", "digits", "filterbank", 0.25, (0.25, 0.5, 1.0, 2.0)),
+    Setting("log-mel", "digits", "log-mel", 8.0, (4.0, 8.0, 16.0, 32.0)),
 )
 HEURISTICS = {"noise by the mask, k = 1": 0.0, "noise by the mask, k = 0.1": -1.0}
 
