@@ -19,6 +19,7 @@ A clip is right if its certified answer is its label; one that abstains is never
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -123,11 +124,18 @@ def certified(clips: list[ClipCertificate], radius: float) -> Proportion:
     return proportion(sum(clip.right and clip.radius >= radius for clip in clips), len(clips))
 
 
-def curve(clips: list[ClipCertificate], points: int = 50) -> list[CurvePoint]:
-    """At equal distances up to just beyond the largest radius, and at 0."""
-    finite = [clip.radius for clip in clips if clip.right and clip.radius < float("inf")]
-    top = max(finite, default=0.0)
-    if top == 0:
-        return [CurvePoint(radius=0.0, certified=certified(clips, 0.0))]
-    radii = [top * 1.02 * k / points for k in range(points + 1)]
+def curve(clips: list[ClipCertificate]) -> list[CurvePoint]:
+    """At about fifty round radii, the last just beyond the largest of a clip that is right."""
+    top = max((clip.radius for clip in clips if clip.right and math.isfinite(clip.radius)), default=0.0)
+    step = round_step(top / 50)
+    count = math.floor(top / step) + 2 if top > 0 else 1
+    radii = [round(step * k, 12) for k in range(count)]
     return [CurvePoint(radius=radius, certified=certified(clips, radius)) for radius in radii]
+
+
+def round_step(least: float) -> float:
+    """The smallest of 1, 2 and 5 times a power of ten that is not below `least`; 1 for 0."""
+    if least <= 0:
+        return 1.0
+    power = 10 ** math.floor(math.log10(least))
+    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least * (1 - 1e-9))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from audiopure.evaluation.card import Proportion
-from audiopure.evaluation.certified.record import Certificates, ClipCertificate
+from audiopure.evaluation.certified.record import Certificates, ClipCertificate, round_step
 from audiopure.evaluation.report_words import percent
 
 PAPER_RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # of the paper's table 5
@@ -25,9 +25,7 @@ def round_radii(top: float) -> list[float]:
     """0 and up to six multiples of 1, 2 or 5 times a power of ten, none above `top`."""
     if top <= 0:
         return [0.0]
-    least = top / (COLUMNS - 1)
-    power = 10 ** math.floor(math.log10(least))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least * (1 - 1e-9))
+    step = round_step(top / (COLUMNS - 1))
     return [round(step * k, 12) for k in range(COLUMNS) if step * k <= top * (1 + 1e-9)]
 
 
