@@ -49,6 +49,18 @@ network = "m5"
 masking = false
 background = "sc09"
 """,
+    "smoothed": SHARED
+    + """
+seconds = 0.5
+network = "m5"
+denoiser = "small"
+background = "sc09"
+""",
+    "stability": SHARED
+    + """
+seconds = 0.5
+background = "sc09"
+""",
 }
 WORKER = """
 import sys, time

@@ -16,6 +16,7 @@ from audiopure.training.config import TrainConfig
 from audiopure.training.corpus import Corpus
 
 RATE = 16_000
+QUIETEST = 3e-4  # smallest sigma of white noise
 
 
 class RecogniserConfig(TrainConfig):
@@ -27,7 +28,7 @@ class RecogniserConfig(TrainConfig):
     seconds: float = Field(default=1.0, gt=0)
     shift: float = Field(default=0.12, ge=0)  # seconds, to either side
     speed: float = Field(default=0.15, ge=0, lt=0.5)  # resampling, to either side
-    noise: float = Field(default=0.04, gt=0)  # largest sigma of white noise
+    noise: float = Field(default=0.04, ge=QUIETEST)  # largest sigma of white noise
     mixup: float = Field(default=0.5, ge=0, le=1)  # share of the batch
     smoothing: float = Field(default=0.05, ge=0, lt=1)
     masking: bool = True  # SpecAugment, for networks with `features` and `classify`
@@ -124,7 +125,7 @@ class RecogniserRecipe:
     def _add_noise(self, wave: Tensor, rng: np.random.Generator) -> None:
         count = len(wave)
         white = np.flatnonzero(rng.random(count) < 0.5)
-        sigma = np.exp(rng.uniform(np.log(3e-4), np.log(self.config.noise), (len(white), 1)))
+        sigma = np.exp(rng.uniform(np.log(QUIETEST), np.log(self.config.noise), (len(white), 1)))
         wave[white] += torch.from_numpy(rng.standard_normal((len(white), self.length)) * sigma).float()
         if self.noise is not None:
             coloured = np.flatnonzero(rng.random(count) < 0.3)

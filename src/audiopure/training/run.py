@@ -17,6 +17,7 @@ from audiopure.training.denoiser import DenoiserConfig, DenoiserRecipe
 from audiopure.training.loop import Progress, Recipe, train
 from audiopure.training.recogniser import RecogniserConfig, RecogniserRecipe
 from audiopure.training.smoothed import SmoothedConfig, SmoothedRecipe
+from audiopure.training.stability import StabilityConfig, StabilityRecipe
 
 
 class Entry(NamedTuple):
@@ -29,6 +30,7 @@ RECIPES: Mapping[str, Entry] = {
     "denoiser": Entry(DenoiserConfig, DenoiserRecipe),
     "recogniser": Entry(RecogniserConfig, RecogniserRecipe),
     "smoothed": Entry(SmoothedConfig, SmoothedRecipe),
+    "stability": Entry(StabilityConfig, StabilityRecipe),
 }
 
 

@@ -1,0 +1,131 @@
+"""Training for certificates: what the recipes feed, what they penalise, what they begin with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import audiopure
+from audiopure import InputError, hub
+from audiopure.data.synthetic import write_dataset
+from audiopure.training.smoothed import SmoothedConfig, SmoothedRecipe
+from audiopure.training.stability import StabilityConfig, StabilityRecipe
+
+SETTINGS: dict[str, Any] = {"steps": 4, "batch": 4, "learning_rate": 1e-3, "background": "sc09"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_dataset(folder / "sc09", clips_per_label=4, seed=0)
+    return folder
+
+
+def smoothed(root: Path, **changes: Any) -> SmoothedRecipe:
+    return SmoothedRecipe(SmoothedConfig(**{**SETTINGS, **changes}), root)
+
+
+class Told(nn.Module):
+    """Logits that are given."""
+
+    def __init__(self, logits: Tensor):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits
+
+
+def test_both_versions_of_a_clip_have_the_same_noise_level_and_other_noise(root: Path) -> None:
+    recipe = smoothed(root, least=0.1, most=0.5, noise=3e-4)
+    noisy, sigma, targets = recipe.batch(3)
+    assert noisy.shape == (8, 16_000) and sigma.shape == (8,) and targets.shape == (4, 10)
+    first, second = noisy.chunk(2)
+    assert torch.equal(*sigma.chunk(2)) and ((sigma >= 0.1) & (sigma <= 0.5)).all()
+    spread = (first - second).std(1) / 2**0.5
+    torch.testing.assert_close(spread, sigma[:4], rtol=0.03, atol=0)
+    assert all(torch.equal(a, b) for a, b in zip(recipe.batch(3), (noisy, sigma, targets), strict=True))
+
+
+def test_answers_that_differ_are_penalised_and_equal_ones_are_not(root: Path) -> None:
+    batch = (torch.zeros(4, 100), torch.ones(4), torch.eye(3)[:2])
+    logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
+    equal, apart = torch.cat([logits, logits]), torch.cat([logits, logits.flip(0)])
+
+    def losses(given: Tensor) -> list[float]:
+        settings = ({"consistency": 0.0, "entropy": 0.0}, {"consistency": 2.0, "entropy": 0.0})
+        return [float(smoothed(root, **s).loss(Told(given), batch)) for s in settings]
+
+    plain, penalised = losses(equal)
+    assert (
+        plain == penalised == pytest.approx(float(nn.functional.cross_entropy(logits, torch.tensor([0, 1]))))
+    )
+    plain, penalised = losses(apart)
+    p, q = logits.softmax(1)
+    mean = (p + q) / 2
+    divergence = sum(float((x * (x / mean).log()).sum()) for x in (p, q)) / 2
+    assert penalised - plain == pytest.approx(2 * divergence, rel=1e-4)
+
+
+def test_the_mean_answers_entropy_counts(root: Path) -> None:
+    batch = (torch.zeros(2, 100), torch.ones(2), torch.eye(3)[:1])
+    logits = torch.tensor([[1.0, 0.0, -1.0]]).repeat(2, 1)
+    chances = logits[0].softmax(0)
+    entropy = -float((chances * chances.log()).sum())
+    without, with_ = (
+        float(smoothed(root, consistency=0.0, entropy=e).loss(Told(logits), batch)) for e in (0.0, 1.5)
+    )
+    assert with_ - without == pytest.approx(1.5 * entropy, rel=1e-5)
+
+
+def test_a_recogniser_goes_on_from_given_weights_and_hears_the_denoiser(root: Path) -> None:
+    recipe = smoothed(root, initial="digits", denoiser="small")
+    network, known = recipe.build(), audiopure.load_recogniser()
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), known.parameters(), strict=True))
+    heard: list[Tensor] = []
+
+    class Listens(Told):
+        def forward(self, x: Tensor) -> Tensor:
+            heard.append(x)
+            return self.logits
+
+    noisy, sigma, targets = recipe.batch(0)
+    recipe.loss(Listens(torch.zeros(8, 10)), (noisy, sigma, targets))
+    expected = hub.load("small")(noisy, sigma)
+    torch.testing.assert_close(heard[0], expected, rtol=1e-3, atol=1e-3)
+    scores = recipe.validate(known)
+    assert set(scores) == {"score", "accuracy_0.05", "accuracy_0.1", "accuracy_0.25", "accuracy_0.5"}
+    with pytest.raises(InputError, match="is no m5"):
+        smoothed(root, network="m5", initial="digits").build()
+    with pytest.raises(InputError, match="must not exceed"):
+        smoothed(root, least=1.0, most=0.5)
+
+
+def test_stability_trains_the_denoiser_and_leaves_the_recogniser(root: Path) -> None:
+    recipe = StabilityRecipe(StabilityConfig(**SETTINGS), root)
+    model = recipe.build()
+    loss = recipe.loss(model, recipe.batch(0))
+    loss.backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    assert all(p.grad is None for p in recipe.recogniser.parameters())
+    assert recipe.kind == "denoiser" and recipe.validate(model.eval())["score"] > 0
+    # what the recogniser hears of the clip itself is the target, whatever the label
+    wave, sigma, noise = recipe.batch(1)
+    perfect = recipe.loss(_Answers(wave), (wave, sigma, noise))
+    silent = recipe.loss(_Answers(torch.zeros_like(wave)), (wave, sigma, noise))
+    assert float(perfect.detach()) < float(silent.detach())
+
+
+class _Answers(nn.Module):
+    """A denoiser whose answer is given."""
+
+    def __init__(self, answer: Tensor):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.answer
