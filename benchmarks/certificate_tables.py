@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tables import table
 
@@ -112,6 +114,84 @@ def objects(_: object) -> str:
         return "Not run yet."
     heads = ["object", "unit", "sigma", "r = 0", "sigma / 2", "sigma", "2 sigma", "3 sigma", "median radius"]
     return table(heads, body)
+
+
+def more(_: object) -> str:
+    """Several steps with votes, other certificates of the same votes or scores, L1, and more draws."""
+    body, radii = [], (0.0, 0.05, 0.1, 0.25, 0.5, 0.75)
+    for kind in ("one-shot-beside", "multi-step", "many-draws", "pair", "kl", "hockey-stick", "laplace"):
+        for path in sorted(RECORDS.glob(f"{kind}-*.json"), key=lambda p: float(p.stem.rpartition("-")[2])):
+            rec = Certificates.model_validate_json(path.read_bytes())
+            cells = [f"{100 * rec.certified(r).value:.0f}" for r in radii]
+            facts = [str(len(rec.clips)), f"{rec.settings['n']:,}", rec.norm]
+            body.append([kind, f"{rec.settings['sigma']:g}", *facts, *cells, f"{rec.mean_radius:.3f}"])
+    if not body:
+        return "Not run yet."
+    heads = [
+        "run",
+        "sigma",
+        "clips",
+        "draws",
+        "norm",
+        *(f"r = {r:g}" for r in (0, 0.05, 0.1, 0.25, 0.5, 0.75)),
+    ]
+    return table([*heads, "mean radius"], body)
+
+
+def speakers(record: dict[str, Any]) -> str:
+    """Certified decisions by the mean embedding: share with any radius, and the median radius of these."""
+    groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for line in record["lines"]:
+        groups.setdefault((line["base"], line["sigma"]), []).append(line)
+    body = []
+    for (base, sigma), lines in groups.items():
+        cells = []
+        for name in ("identify", "hoeffding", "accept", "reject"):
+            radii = [line[name] for line in lines if line[name] > 0]
+            middle = f", {words.median(radii):.4f}" if radii else ""
+            cells.append(f"{100 * len(radii) / len(lines):.0f}{middle}")
+        body.append([base, f"{sigma:g}", str(len(lines)), *cells])
+    heads = [
+        "encoder",
+        "sigma",
+        "clips",
+        "identified",
+        "by Hoeffding",
+        "own claim accepted",
+        "false claim rejected",
+    ]
+    note = (
+        f"{record['speakers']} enrolled speakers, threshold {record['threshold']:.3f} (equal error), "
+        f"{record['draws']:,} draws, alpha {record['alpha']:g}; certified share in %, their median L2 radius. "
+        "Accepted: the speaker's own claim; rejected: that to be the nearest other one."
+    )
+    return table(heads, body) + f"\n\n{note}"
+
+
+def attacks(record: dict[str, Any]) -> str:
+    """What PGD leaves of smoothed classifiers, beside what is certified; heuristics have no certificate."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for line in record["lines"]:
+        groups.setdefault(line["setting"], []).append(line)
+    body = []
+    for name, lines in groups.items():
+        first = [name, str(len(lines)), f"{100 * _mean(line['right'] for line in lines):.0f}"]
+        certifies = any(line["certified"] for line in lines)
+        for attack in lines[0]["survived"]:
+            left = f"{100 * _mean(line['survived'][attack] for line in lines):.0f}"
+            if attack == "qin":
+                size = words.median([line["distance"] for line in lines])
+                body.append([*first, f"Qin, {size:.2g}", "", left])
+                continue
+            certain = 100 * _mean(line["certified"] >= float(attack) for line in lines)
+            body.append([*first, attack, f"{certain:.0f}" if certifies else "none", left])
+    heads = ["object or defence", "clips", "clean, %", "L2 radius", "certified, %", "under attack, %"]
+    return table(heads, body)
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = [float(value) for value in values]
+    return sum(found) / len(found)
 
 
 def _cell(rec: Certificates, radius: float) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import attack_tables
+import certificate_tables
 import finding_tables
 import tables
 
@@ -47,6 +48,14 @@ BLOCKS: Mapping[str, tuple[str | None, Callable[[dict[str, Any]], str]]] = {
     "findings-quick": (None, finding_tables.quick),
     "findings-grid": (None, finding_tables.grid),
     "findings-schedule": (None, finding_tables.schedule),
+    "certificates": (None, certificate_tables.envelopes),
+    "certificates-sigma": (None, certificate_tables.by_sigma),
+    "certificates-meaning": (None, certificate_tables.meanings),
+    "certificates-objects": (None, certificate_tables.objects),
+    "certificates-speakers": ("certified-speakers", certificate_tables.speakers),
+    "certificates-attacks": ("smoothed-attacks", certificate_tables.attacks),
+    "certificates-more": (None, certificate_tables.more),
+    "certify-speed": ("certify-speed", tables.certify_speed),
 }
 
 
