@@ -162,7 +162,7 @@ def speakers(record: dict[str, Any]) -> str:
     ]
     note = (
         f"{record['speakers']} enrolled speakers, threshold {record['threshold']:.3f} (equal error), "
-        f"{record['draws']:,} draws, alpha {record['alpha']:g}; certified share in %, their median L2 radius. "
+        f"{record['draws']:,} draws, alpha {record['alpha']:g}; certified share in %, median L2 radius. "
         "Accepted: the speaker's own claim; rejected: that to be the nearest other one."
     )
     return table(heads, body) + f"\n\n{note}"
