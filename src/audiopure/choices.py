@@ -69,6 +69,23 @@ ATTACKS: Mapping[str, Choice] = {
 }
 
 
+_DEFENCES = "audiopure.defences"
+# defences without weights; a new one is one file and one line here
+DEFENCES: Mapping[str, Choice] = {
+    "average": Choice(f"{_DEFENCES}.transformations", "AverageSmoothing"),
+    "median": Choice(f"{_DEFENCES}.transformations", "MedianSmoothing"),
+    "downsample": Choice(f"{_DEFENCES}.transformations", "Downsampling"),
+    "low-pass": Choice(f"{_DEFENCES}.transformations", "LowPass"),
+    "band-pass": Choice(f"{_DEFENCES}.transformations", "BandPass"),
+    "quantise": Choice(f"{_DEFENCES}.transformations", "Quantisation"),
+    "mp3": Choice(f"{_DEFENCES}.codec", "Codec", {"codec": "mp3"}),
+    "opus": Choice(f"{_DEFENCES}.codec", "Codec", {"codec": "opus"}),
+    "white-noise": Choice(f"{_DEFENCES}.denoising", "AdditiveNoise"),
+    "gate": Choice(f"{_DEFENCES}.denoising", "SpectralGating"),
+    "masked-noise": Choice(f"{_DEFENCES}.proportional", "ProportionalNoise"),
+}
+
+
 def choose(what: str, table: Mapping[str, Choice], name: str) -> Any:
     """Build the entry `name` of `table`; InputError lists the names there are."""
     if name not in table:

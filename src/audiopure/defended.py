@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,35 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from audiopure.audio.resampling import resample_differentiable
 from audiopure.errors import InputError
 from audiopure.noise import NoiseSource
-from audiopure.purifier import Purifier
 
 INNER = 2**32  # number of the noise of a defence behind another, none that an attack's draws use
 
 
+class Defence(Protocol):
+    """What may stand before a model: a `Purifier`, or one of `audiopure.defences`, always an `nn.Module`.
+
+    Its class says `bpda = True` if its gradient is an approximation.
+    """
+
+    @property
+    def random(self) -> bool:
+        """Whether two passes differ."""
+        ...
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
+        ...
+
+    def __call__(
+        self, waveform: Tensor, *, lengths: Tensor | None = None, noise: NoiseSource | None = None
+    ) -> Tensor:
+        """Shape: (..., T) -> (..., T)."""
+        ...
+
+
 class Defended(nn.Module):
-    """A model behind a purifier; called as the model is called, it returns what the model returns.
+    """A model behind a purifier or another defence; called as the model is, it returns what that returns.
 
     The first positional argument is the waveform, (..., T) in [-1, 1]; the rest goes to the model unchanged.
     A keyword argument `lengths` (samples of each item) makes each item purified as if unpadded; it reaches
@@ -34,14 +56,14 @@ class Defended(nn.Module):
     def __init__(
         self,
         model: nn.Module,
-        purifier: Purifier,
+        purifier: Defence,
         *,
         frontend: nn.Module | None = None,
         sample_rate: int | None = None,
     ):
         super().__init__()
         self.model = model
-        self.purifier = purifier
+        self.purifier: Any = purifier  # a module: mostly a `Purifier`, whose parts callers want to see
         self.frontend = frontend
         rate = sample_rate or getattr(model, "sample_rate", None) or purifier.sample_rate
         self.sample_rate = int(rate)
@@ -153,7 +175,7 @@ def _resample(x: Tensor, old: int, new: int, length: int) -> Tensor:
 
 def defend(
     model: nn.Module,
-    purifier: Purifier,
+    purifier: Defence,
     *,
     frontend: nn.Module | None = None,
     sample_rate: int | None = None,

@@ -69,6 +69,11 @@ class Purifier(nn.Module):
         return self.sampler.steps(self.schedule, self.n_star)
 
     @property
+    def random(self) -> bool:
+        """Whether two passes differ: they do unless it leaves the signal alone."""
+        return self.n_star > 0
+
+    @property
     def sample_rate(self) -> int:
         """Hz of the waveforms this purifier works on."""
         return self.denoiser.sample_rate

@@ -5,6 +5,7 @@ A system is written as the sound passes through it, parts joined by "+", options
     digits                                  a recogniser alone
     small+digits                            a purifier before it
     small,n_star=5,sampler=one-shot+digits  with settings
+    low-pass,cutoff=3000+small+digits       other defences, and several in sequence (`choices.DEFENCES`)
     small+my_package.models:build           a model of your own: an `nn.Module`, or a function that makes one
     small+ai8x,path=model.state_dict.pt     a format of others
     small+resemblyzer,enrol=FOLDER          a speaker encoder that names the speakers of a folder
@@ -20,17 +21,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from audiopure import hub
 from audiopure.api import load_purifier, load_recogniser
-from audiopure.choices import GRADIENTS, LEVELS, PRECISIONS, SAMPLERS, choose
-from audiopure.defended import Defended, defend
+from audiopure.choices import DEFENCES, GRADIENTS, LEVELS, PRECISIONS, SAMPLERS, choose
+from audiopure.defended import Defence, Defended, defend
 from audiopure.errors import InputError
 from audiopure.purifier import Purifier
+from audiopure.typed import converted
 
 Options = Mapping[str, str]
 
@@ -72,7 +74,8 @@ def load_system(spec: str) -> System:
     recogniser = _recogniser(name, options)
     model: nn.Module = recogniser
     for defence, settings in reversed(front):
-        model = defend(model, _purifier(defence, settings))
+        rate = int(getattr(model, "sample_rate", 16_000))
+        model = defend(model, _defence(defence, settings, rate))
     named = [name for name, options in parts for name in (name, options.get("path", ""))]
     weights = {name: hub.digest(name) for name in named if name in hub.SHIPPED or Path(name).is_file()}
     if not (name in weights or options):
@@ -197,6 +200,23 @@ _LOADING: Mapping[str, Callable[[str], Any]] = {
     "precision": lambda name: _one_of(name, PRECISIONS),
 }
 _CHANGING: Mapping[str, Callable[[str], Any]] = {"reverse": _truth, "forward": _truth}
+
+
+def _defence(name: str, options: Options, sample_rate: int) -> Defence:
+    """What stands before a model at `sample_rate`: one of `choices.DEFENCES`, or a purifier."""
+    if name not in DEFENCES:
+        return _purifier(name, options)
+    choice = DEFENCES[name]
+    kind = getattr(import_module(choice.module), choice.name)
+    hints = get_type_hints(kind.__init__)
+    known = [key for key in hints if key not in ("return", "sample_rate", *choice.arguments)]
+    unknown = [key for key in options if key not in known]
+    if unknown:
+        raise InputError(
+            f"the defence '{name}' has no setting {unknown[0]}; it has: {', '.join(known) or 'none'}"
+        )
+    values = {key: converted(text, hints[key], f"{name}: {key}") for key, text in options.items()}
+    return kind(**{**choice.arguments, **values}, sample_rate=sample_rate)
 
 
 def _purifier(name: str, options: Options) -> Purifier:

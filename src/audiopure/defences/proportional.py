@@ -29,7 +29,7 @@ class ProportionalNoise(nn.Module):
     Shape: (B, T) -> (B, T).
     """
 
-    bpda = True
+    bpda, random = True, True
 
     def __init__(self, factor: float = 0.0, *, sample_rate: int = 16_000):
         super().__init__()

@@ -56,10 +56,12 @@ def _noted(note: str | None, knowledge: str) -> str:
 
 
 def randomised(model: nn.Module) -> bool:
-    """Whether two passes may differ: a purifier draws noise, or the model takes some."""
-    if any(isinstance(module, Purifier) and module.n_star > 0 for module in model.modules()):
+    """Whether two passes may differ: a defence draws noise, or the model takes some."""
+    if any(isinstance(module, Purifier) and module.random for module in model.modules()):
         return True
     while isinstance(model, Defended):  # which takes noise whether or not it has any use for it
+        if getattr(model.purifier, "random", True):
+            return True
         model = model.model
     return takes(model, "noise")
 

@@ -1,0 +1,79 @@
+"""Classical defences that add noise or remove it, without any training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from audiopure.defences.transformations import Transformation
+from audiopure.errors import InputError
+from audiopure.noise import FORWARD, NoiseSource, system_noise
+
+
+class AdditiveNoise(nn.Module):
+    """White noise at a signal-to-noise ratio: the simplest random defence.
+
+    Args:
+        snr: dB of the clip over the noise; the paper's code has 25.
+
+    Shape: (..., T) -> (..., T).
+    """
+
+    random = True
+
+    def __init__(self, snr: float = 25.0, *, sample_rate: int = 16_000):
+        super().__init__()
+        self.snr, self.sample_rate = snr, sample_rate
+
+    def forward(
+        self, waveform: Tensor, *, lengths: Tensor | None = None, noise: NoiseSource | None = None
+    ) -> Tensor:
+        x = waveform.reshape(-1, waveform.shape[-1])
+        shape = (x.shape[0], x.shape[1])
+        drawn = (noise or system_noise()).normal(shape, draw=FORWARD, device=x.device, dtype=x.dtype)
+        if lengths is None:
+            power = x.square().mean(1, keepdim=True)
+            return (x + power.sqrt() * 10 ** (-self.snr / 20) * drawn).reshape(waveform.shape)
+        lengths = lengths.reshape(-1, 1).to(x.device)
+        within = torch.arange(x.shape[1], device=x.device) < lengths
+        power = (x * within).square().sum(1, keepdim=True) / lengths
+        return ((x + power.sqrt() * 10 ** (-self.snr / 20) * drawn) * within).reshape(waveform.shape)
+
+
+class SpectralGating(Transformation):
+    """Bins of the short-time spectrum that hardly rise above their frequency's floor are turned down.
+
+    The floor of a frequency is a low quantile of its level over time; a soft gate opens over it. (Sainburg's
+    noisereduce estimates the floor from mean and deviation.)
+
+    Args:
+        threshold: dB above the floor at which the gate is half open.
+        reduction: dB by which a closed gate turns down.
+        quantile: of the levels of a frequency, for its floor.
+    """
+
+    WINDOW, HOP = 512, 128
+    SLOPE = 0.5  # of the gate, 1/dB
+
+    def __init__(
+        self,
+        threshold: float = 12.0,
+        reduction: float = 20.0,
+        quantile: float = 0.2,
+        *,
+        sample_rate: int = 16_000,
+    ):
+        super().__init__(sample_rate)
+        if reduction < 0 or not 0 <= quantile <= 1:
+            raise InputError("spectral gating needs a reduction of at least 0 dB and a quantile in [0, 1]")
+        self.threshold, self.reduction, self.quantile = threshold, reduction, quantile
+
+    def transform(self, x: Tensor) -> Tensor:
+        window = torch.hann_window(self.WINDOW, device=x.device, dtype=x.dtype)
+        settings = {"n_fft": self.WINDOW, "hop_length": self.HOP, "window": window}
+        spectrum = torch.stft(x, **settings, pad_mode="constant", return_complex=True)
+        level = 10 * torch.log10(spectrum.real.square() + spectrum.imag.square() + 1e-10)
+        floor = level.quantile(self.quantile, dim=2, keepdim=True)
+        closed = torch.sigmoid(-self.SLOPE * (level - floor - self.threshold))
+        gain = 10 ** (-self.reduction * closed / 20)
+        return torch.istft(spectrum * gain, **settings, length=x.shape[1])
