@@ -49,6 +49,16 @@ network = "m5"
 masking = false
 background = "sc09"
 """,
+    "adversarial": SHARED
+    + """
+seconds = 0.5
+network = "m5"
+inner = 2
+background = "sc09"
+[budgets]
+linf = 0.002
+l2 = 0.253
+""",
     "smoothed": SHARED
     + """
 seconds = 0.5

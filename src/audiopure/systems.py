@@ -83,6 +83,17 @@ def load_system(spec: str) -> System:
     return as_system(model.eval(), spec=spec, weights=weights)
 
 
+def load_defence(spec: str, sample_rate: int = 16_000) -> nn.Module:
+    """What stands before a recogniser in a system that is written "`spec`+recogniser"; a single defence.
+
+    Raises InputError or WeightsError as `load_system` does.
+    """
+    name, options = _part(spec)
+    found = _defence(name, options, sample_rate)
+    assert isinstance(found, nn.Module)
+    return found.eval()
+
+
 def as_system(
     model: nn.Module, *, spec: str | None = None, weights: Mapping[str, str] | None = None
 ) -> System:

@@ -12,6 +12,7 @@ import torch
 
 from audiopure import __version__, hub
 from audiopure.errors import InputError
+from audiopure.training.adversarial import AdversarialConfig, AdversarialRecipe
 from audiopure.training.config import TrainConfig, read_config
 from audiopure.training.denoiser import DenoiserConfig, DenoiserRecipe
 from audiopure.training.loop import Progress, Recipe, train
@@ -27,6 +28,7 @@ class Entry(NamedTuple):
 
 # a new recipe is one file and one line here
 RECIPES: Mapping[str, Entry] = {
+    "adversarial": Entry(AdversarialConfig, AdversarialRecipe),
     "denoiser": Entry(DenoiserConfig, DenoiserRecipe),
     "recogniser": Entry(RecogniserConfig, RecogniserRecipe),
     "smoothed": Entry(SmoothedConfig, SmoothedRecipe),

@@ -1,0 +1,151 @@
+"""Recipe `adversarial`: recognisers trained on what attacks make of their clips, or against steep slopes.
+
+The methods are those of `adversarial_methods`. Several budgets share a batch in turn. With a defence, attacks
+and training go through it, with exact gradients.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveFloat
+from torch import Tensor, nn
+
+from audiopure import hub
+from audiopure.attacks.ball import Ball, ball
+from audiopure.errors import InputError
+from audiopure.noise import SeededNoise
+from audiopure.training.adversarial_methods import METHODS, Loss, climb, cross_entropy
+from audiopure.training.recogniser import RecogniserConfig, RecogniserRecipe
+
+HELD_OUT = 200  # clips of the validation split that are attacked
+JUDGED = 10  # steps of that attack
+
+Norm = Literal["linf", "l2"]
+
+
+class AdversarialConfig(RecogniserConfig):
+    """Settings of the recipe, beside those of `recogniser`.
+
+    Attributes:
+        method: a name in `adversarial_methods.METHODS`.
+        budgets: norm -> radius; the paper's are linf .002 and l2 .253.
+        inner: steps of the attack.
+        step: of each of them, relative to the radius.
+        ratio: share of the batch that is attacked ("pgd", "fast", "yopo").
+        replays: of each batch ("free"); checkpoints and validations fall on whole ones.
+        cheap: steps for one slope of the network ("yopo").
+        beta: weight of the second term ("trades").
+        slope: weight of the Frobenius norm of the Jacobian ("jacobian").
+        initial: weights to begin with; None for a fresh network.
+        defence: what stands before the recogniser, as a system is written: "small", "small,reverse=no".
+    """
+
+    method: Literal["pgd", "fast", "free", "yopo", "trades", "jacobian"] = "pgd"
+    budgets: dict[Norm, PositiveFloat] = Field(default={"linf": 0.002}, min_length=1)
+    inner: int = Field(default=10, gt=0)
+    step: float = Field(default=0.2, gt=0)
+    ratio: float = Field(default=0.5, gt=0, le=1)
+    replays: int = Field(default=4, gt=0)
+    cheap: int = Field(default=3, gt=0)
+    beta: float = Field(default=6.0, gt=0)
+    slope: float = Field(default=1e-3, gt=0)
+    initial: str | None = None
+    defence: str | None = None
+    mixup: float = Field(default=0.0, ge=0, le=1)
+    smoothing: float = Field(default=0.0, ge=0, lt=1)
+    masking: bool = False
+
+
+class AdversarialRecipe(RecogniserRecipe):
+    config: AdversarialConfig
+
+    def __init__(self, config: AdversarialConfig, root: Path):
+        super().__init__(config, root)
+        if config.method == "free" and (
+            config.checkpoint_every % config.replays or config.validate_every % config.replays
+        ):
+            raise InputError(
+                f"checkpoints and validations must fall on every {config.replays} steps, a batch's replays"
+            )
+        self.defence: nn.Module | None = None
+        if config.defence is not None:
+            from audiopure.systems import load_defence
+
+            self.defence = load_defence(config.defence)
+        chosen = np.random.default_rng(config.seed).permutation(len(self.held_out))[:HELD_OUT]
+        self.held_out, self.targets = self.held_out[chosen], self.targets[chosen]
+        self.moved: Tensor | None = None  # clips of the replay before, whose gradient moves them
+
+    def build(self) -> nn.Module:
+        network = super().build()
+        if self.config.initial is not None:
+            before = hub.load(self.config.initial, kind="recogniser").state_dict()
+            try:
+                network.load_state_dict(before)
+            except RuntimeError as error:
+                name, kind = self.config.initial, self.config.network
+                raise InputError(f"{name} is no {kind} for these words") from error
+        return network
+
+    def batch(self, step: int) -> tuple[Tensor, ...]:
+        """Waveforms (B, T), soft targets (B, labels), and the step."""
+        number = step // self.config.replays if self.config.method == "free" else step
+        wave, targets, _ = super().batch(number)
+        return wave, targets, torch.tensor(step)
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        wave, targets, step = batch
+        if int(step) % self.config.replays == 0:
+            self.moved = None  # another batch
+        noise = SeededNoise(self.config.seed).fresh(int(step))
+        return METHODS[self.config.method](self, model, wave, targets, noise)
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Accuracy clean and under each budget, in one pass; the score is their mean."""
+        device = next(model.parameters()).device
+        found: dict[str, list[Tensor]] = {}
+        for number, (wave, target) in enumerate(
+            zip(self.held_out.split(50), self.targets.split(50), strict=True)
+        ):
+            wave, target = wave.to(device), target.to(device)
+            noise = SeededNoise(self.config.seed).fresh(number)
+            goal = nn.functional.one_hot(target, len(self.labels)).float()
+            heard = {"accuracy": wave}
+            for norm, eps in self.config.budgets.items():
+                found_ball = ball(norm, eps, wave)
+                climbed = climb(self.error(model, goal), found_ball, JUDGED, 0.25, noise.fresh(1))
+                heard[f"accuracy_{norm}"] = climbed
+            with torch.no_grad():
+                for name, sound in heard.items():
+                    answers = self.hear(model, sound, noise.fresh(2)).argmax(1)
+                    found.setdefault(name, []).append((answers == target).float())
+        means = {name: torch.cat(parts).mean().item() for name, parts in found.items()}
+        return {"score": sum(means.values()) / len(means), **means}
+
+    def hear(self, model: nn.Module, wave: Tensor, noise: SeededNoise) -> Tensor:
+        """Logits in float32, through the defence if there is one."""
+        if self.defence is not None:
+            wave = self.defence.to(wave.device)(wave, noise=noise)
+        return model(wave).float()
+
+    def balls(self, wave: Tensor) -> list[tuple[slice, Ball]]:
+        """The rows of each budget, in turn, with the ball around them."""
+        count = len(self.config.budgets)
+        parts = [slice(k, None, count) for k in range(count)]
+        return [
+            (part, ball(norm, eps, wave[part]))
+            for part, (norm, eps) in zip(parts, self.config.budgets.items(), strict=True)
+            if len(wave[part])
+        ]
+
+    def error(self, model: nn.Module, targets: Tensor) -> Loss:
+        """What attacks climb."""
+
+        def error(wave: Tensor, noise: SeededNoise) -> Tensor:
+            return cross_entropy(self.hear(model, wave, noise), targets).sum()
+
+        return error

@@ -1,0 +1,166 @@
+"""Adversarial training: attacks that stay in their budgets, and losses that are what their papers say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from audiopure import InputError
+from audiopure.attacks.ball import ball
+from audiopure.data.synthetic import write_dataset
+from audiopure.noise import SeededNoise
+from audiopure.training.adversarial import AdversarialConfig, AdversarialRecipe
+from audiopure.training.adversarial_methods import METHODS, climb, divergence
+
+ROUNDING = 1e-6  # of differences of samples
+SETTINGS: dict[str, Any] = {
+    "steps": 4,
+    "batch": 6,
+    "learning_rate": 1e-3,
+    "background": "sc09",
+    "inner": 3,
+    "budgets": {"linf": 0.01, "l2": 0.5},
+    "checkpoint_every": 4,
+    "validate_every": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_dataset(folder / "sc09", clips_per_label=4, seed=0)
+    return folder
+
+
+def recipe(root: Path, **changes: Any) -> AdversarialRecipe:
+    return AdversarialRecipe(AdversarialConfig(**{**SETTINGS, **changes}), root)
+
+
+class Listens(nn.Module):
+    """A linear recogniser that remembers what it was trained on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16_000, 10, bias=False)
+        nn.init.normal_(self.layer.weight, std=0.02, generator=torch.Generator().manual_seed(0))
+        self.heard: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.heard.append(x.detach())
+        return self.layer(x)
+
+
+def test_ascent_on_a_linear_loss_reaches_the_corner_of_the_ball() -> None:
+    w = torch.randn(1, 50, generator=torch.Generator().manual_seed(0))
+    clean = torch.zeros(1, 50)
+    for norm, size in (("linf", w.sign() * 0.1), ("l2", w / w.norm() * 0.1)):
+        found = climb(lambda x, _: (w * x).sum(), ball(norm, 0.1, clean), 20, 0.2, SeededNoise(0))
+        torch.testing.assert_close(found, size, rtol=0, atol=3e-3)
+
+
+@pytest.mark.parametrize("method", ["pgd", "fast"])
+def test_a_share_of_the_batch_is_attacked_within_each_budget(root: Path, method: str) -> None:
+    training = recipe(root, method=method, ratio=0.5)
+    model = Listens().train()
+    wave, targets, step = training.batch(0)
+    training.loss(model, (wave, targets, step)).backward()
+    (heard,) = model.heard
+    change = heard - wave
+    assert (change[3:] == 0).all() and (change[:3].abs().amax(1) > 0).all()
+    assert float(change[0].abs().max()) <= 0.01 * (1 + 1e-6) and float(change[2].abs().max()) <= 0.01 * (
+        1 + 1e-6
+    )
+    assert float(change[1].norm()) <= 0.5 * (1 + 1e-6) and float(change[1].abs().max()) > 1e-6
+    before, after = (nn.functional.cross_entropy(model.layer(x[:3]), targets[:3]) for x in (wave, heard))
+    assert float(after.detach()) > float(before.detach()) and model.training
+
+
+def test_free_training_moves_the_same_batch_on_and_begins_anew_with_the_next(root: Path) -> None:
+    training = recipe(root, method="free", replays=2, budgets={"linf": 0.01})
+    model = Listens().train()
+    for step in range(4):
+        batch = training.batch(step)
+        training.loss(model, batch).backward()
+    assert torch.equal(training.batch(0)[0], training.batch(1)[0])
+    assert not torch.equal(training.batch(1)[0], training.batch(2)[0])
+    changes = [heard - training.batch(step)[0] for step, heard in enumerate(model.heard)]
+    assert all(float(change.abs().max()) <= 0.01 + ROUNDING for change in changes)
+    for first, second in zip(changes[::2], changes[1::2], strict=True):
+        assert not torch.allclose(first, second)
+        assert float((second.abs() > 0.0099).float().mean()) > 0.4  # a step of the whole budget by the sign
+    with pytest.raises(InputError, match="every 3 steps"):
+        recipe(root, method="free", replays=3)
+
+
+def test_trades_keeps_answers_and_its_second_term_vanishes_without_a_budget(root: Path) -> None:
+    p, q = torch.tensor([[0.7, 0.3]]).log(), torch.tensor([[0.4, 0.6]]).log()
+    truth = 0.7 * torch.log(torch.tensor(0.7 / 0.4)) + 0.3 * torch.log(torch.tensor(0.3 / 0.6))
+    torch.testing.assert_close(divergence(p, q)[0], truth)
+    model = Listens().eval()
+    wave, targets, step = recipe(root).batch(0)
+    losses = {}
+    for eps in (1e-9, 0.01):
+        training = recipe(root, method="trades", budgets={"linf": eps}, beta=2.0)
+        losses[eps] = float(training.loss(model, (wave, targets, step)).detach())
+    plain = float(nn.functional.cross_entropy(model.layer(wave), targets).detach())
+    assert losses[1e-9] == pytest.approx(plain, rel=1e-3) and losses[0.01] > 1.01 * plain
+
+
+def test_the_jacobian_penalty_is_its_frobenius_norm_on_average(root: Path) -> None:
+    training = recipe(root, method="jacobian", slope=1.0)
+    model = Listens().eval()
+    wave, targets, _ = training.batch(0)
+    plain = float(nn.functional.cross_entropy(model.layer(wave), targets).detach())
+    found = [
+        float(METHODS["jacobian"](training, model, wave, targets, SeededNoise(0).fresh(k)).detach()) - plain
+        for k in range(100)
+    ]
+    truth = float(model.layer.weight.detach().norm())
+    # the root of an unbiased square: a little below the truth, as |v J| hardly varies
+    assert sum(found) / 100 == pytest.approx(truth, rel=0.03)
+    loss = METHODS["jacobian"](training, model, wave, targets, SeededNoise(0))
+    (gradient,) = torch.autograd.grad(loss, model.layer.weight)
+    assert float((gradient * model.layer.weight).sum().detach()) > 0.5 * truth  # it shrinks the weights
+
+
+def test_yopo_attacks_through_the_front_end_alone(root: Path) -> None:
+    torch.manual_seed(0)
+    training = recipe(root, method="yopo", inner=6, cheap=3, budgets={"linf": 0.01}, initial="digits")
+    model = training.build().train()
+    calls = []
+    classify = model.classify
+    model.classify = lambda features: calls.append(len(features)) or classify(features)  # type: ignore
+    loss = training.loss(model, training.batch(0))
+    # two slopes for six steps, and the training pass itself
+    assert len(calls) == 3 and calls[:2] == [3, 3] and torch.isfinite(loss)
+    with pytest.raises(InputError, match="yopo needs"):
+        training = recipe(root, method="yopo", network="m5")
+        training.loss(training.build(), training.batch(0))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_through_a_defence_or_says_that_it_cannot(root: Path, method: str) -> None:
+    training = recipe(
+        root, method=method, defence="small,n_star=1", batch=2, inner=1, replays=1, network="m5"
+    )
+    model = training.build().train()
+    if method == "yopo":
+        with pytest.raises(InputError, match="no defence"):
+            training.loss(model, training.batch(0))
+        return
+    training.loss(model, training.batch(0)).backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_validation_attacks_in_every_norm(root: Path) -> None:
+    training = recipe(root)
+    scores = training.validate(training.build().eval())
+    assert set(scores) == {"score", "accuracy", "accuracy_linf", "accuracy_l2"}
+    assert scores["score"] == pytest.approx(sum(v for k, v in scores.items() if k != "score") / 3)
+    with pytest.raises(InputError, match="is no m5"):
+        recipe(root, network="m5", initial="digits").build()
