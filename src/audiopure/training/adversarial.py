@@ -95,7 +95,7 @@ class AdversarialRecipe(RecogniserRecipe):
         """Waveforms (B, T), soft targets (B, labels), and the step."""
         number = step // self.config.replays if self.config.method == "free" else step
         wave, targets, _ = super().batch(number)
-        return wave, targets, torch.tensor(step)
+        return wave.clamp(-1, 1), targets, torch.tensor(step)  # budgets are within full scale
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         wave, targets, step = batch
