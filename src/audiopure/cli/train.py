@@ -27,16 +27,34 @@ def train(
     data: Annotated[Path | None, typer.Option(help="Folder of datasets; default: AUDIOPURE_DATA.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    tensorboard: Annotated[bool, typer.Option(help="Also write curves for TensorBoard.")] = False,
 ) -> None:
-    """Train weights: writes model.safetensors, log.jsonl and config.toml. A killed run resumes."""
-    chosen = prepare(device, threads)
-    from audiopure.data.manifest import data_root
-    from audiopure.training.run import run
+    """Train weights: writes model.safetensors, log.jsonl and config.toml. A killed run resumes.
 
-    with progress(TextColumn("{task.description}", markup=False)) as bar:
+    In several processes or machines: torchrun --nproc_per_node N -m audiopure train ...
+    """
+    prepare(device, threads)
+    from audiopure.data.manifest import data_root
+    from audiopure.training.board import Board
+    from audiopure.training.run import run
+    from audiopure.training.together import joined, team
+
+    with (
+        joined(device) as chosen,
+        progress(TextColumn("{task.description}", markup=False)) as bar,
+    ):
         reporter = Reporter(bar, output)
-        path = run(recipe, config, data_root(data), output, device=chosen, report=reporter)
-    typer.echo(path)
+        board = Board(output / "tensorboard") if tensorboard and team().leads else None
+
+        def report(made: Progress) -> None:
+            reporter(made)
+            if board is not None:
+                board(made)
+
+        path = run(recipe, config, data_root(data), output, device=chosen, report=report)
+        leads = team().leads
+    if leads:
+        typer.echo(path)
 
 
 class Reporter:

@@ -31,6 +31,7 @@ class TrainConfig(Strict):
     precision: Literal["fp32", "bf16"] = "fp32"
     validate_every: int = Field(default=500, gt=0)
     checkpoint_every: int = Field(default=250, gt=0)
+    patience: int | None = Field(default=None, gt=0)  # validations without a better score before it ends
 
 
 Config = TypeVar("Config", bound=Strict)

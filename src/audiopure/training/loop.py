@@ -24,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from audiopure.errors import InputError
 from audiopure.training.config import TrainConfig
+from audiopure.training.together import team
 
 Metrics = dict[str, float]
 
@@ -81,6 +82,9 @@ def train(
 ) -> tuple[nn.Module, list[dict[str, Any]]]:
     """Train until `config.steps`, resuming from `folder/state.pt` if it is there.
 
+    With `config.patience` it ends sooner, once so many validations in a row were no better. In several
+    processes (`together.joined`) each takes its share of every batch; the first validates and writes.
+
     Returns the averaged network of the best validation (EMA weights, eval mode) and the log, which is also in
     `folder/log.jsonl`, one JSON object a line. InputError if the folder holds a run with other settings.
     """
@@ -96,15 +100,18 @@ def train(
     state = _resume(folder / "state.pt", config, parts)
     autocast = config.precision == "bf16"
     started, first, since = time.monotonic(), state["step"], state["sum"]
+    together = team()
+    last = config.steps if state["idle"] is None else first  # a run that has stopped early stays so
 
-    for step, prepared in _batches(recipe, first, config.steps):
-        batch = tuple(part.to(device) for part in prepared)
+    for step, prepared in _batches(recipe, first, last):
+        batch = tuple(part.to(device) for part in together.share(prepared))
         model.train()
         precision = torch.autocast(torch.device(device).type, torch.bfloat16) if autocast else nullcontext()
         with _seeded(config.seed, step), precision:
             loss = recipe.loss(model, batch)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        together.average(model)
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         if not torch.isfinite(norm):
             raise InputError(f"training diverged at step {step}: the gradient is not finite")
@@ -114,24 +121,36 @@ def train(
         since += loss.item()
         done = step + 1
         validation = None
-        if done % config.validate_every == 0 or done == config.steps:
+        if together.leads and (done % config.validate_every == 0 or done == config.steps):
             average.eval()
             validation = recipe.validate(average.module)
             entry = {"step": done, "loss": since / (done - state["logged"]), **validation}
             state["log"].append(entry)
             state["logged"], since = done, 0.0
+            state["since_best"] += 1
             if validation["score"] > state["best"]:
-                state["best"] = validation["score"]
+                state["best"], state["since_best"] = validation["score"], 0
                 state["weights"] = {
                     k: v.detach().cpu().clone() for k, v in average.module.state_dict().items()
                 }
         left = (time.monotonic() - started) / (done - first) * (config.steps - done)
-        report(Progress(done, config.steps, loss.item(), left, validation))
-        if validation is not None or done % config.checkpoint_every == 0:
-            state.update(step=done, sum=since)
-            _save(folder, state, config, parts)
+        stop = False
+        if done % config.validate_every == 0 and config.patience is not None:
+            stop = together.agreed(state["since_best"] >= config.patience)
+            state["idle"] = done if stop else None
+        if together.leads:
+            report(Progress(done, config.steps, loss.item(), left, validation))
+            if validation is not None or done % config.checkpoint_every == 0:
+                state.update(step=done, sum=since)
+                _save(folder, state, config, parts)
+        if stop:
+            break
 
-    _write_log(folder, state)  # a run killed right after its last checkpoint has not done so
+    if together.leads:
+        _write_log(folder, state)  # a run killed right after its last checkpoint has not done so
+    together.wait()
+    if not together.leads:
+        state = _resume(folder / "state.pt", config, parts)
     with _seeded(config.seed, 0):
         best = recipe.build().to(device)
     best.load_state_dict(state["weights"])
@@ -173,7 +192,8 @@ def _update(average: AveragedModel, model: nn.Module, step: int, ema: float) -> 
 
 def _resume(path: Path, config: TrainConfig, parts: Mapping[str, Any]) -> dict[str, Any]:
     if not path.is_file():
-        return {"step": 0, "logged": 0, "sum": 0.0, "log": [], "best": -math.inf, "weights": {}}
+        start = {"step": 0, "logged": 0, "sum": 0.0, "log": [], "best": -math.inf, "weights": {}}
+        return start | {"since_best": 0, "idle": None}
     try:
         saved = torch.load(path, weights_only=True, map_location="cpu")
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:

@@ -19,6 +19,7 @@ from audiopure.training.loop import Progress, Recipe, train
 from audiopure.training.recogniser import RecogniserConfig, RecogniserRecipe
 from audiopure.training.smoothed import SmoothedConfig, SmoothedRecipe
 from audiopure.training.stability import StabilityConfig, StabilityRecipe
+from audiopure.training.together import team
 
 
 class Entry(NamedTuple):
@@ -69,8 +70,9 @@ def run(
         "licence": "Apache-2.0; training data: see LICENSES/ATTRIBUTION.md",
     }
     path = folder / "model.safetensors"
-    hub.save(model, path, kind=recipe.kind, card=card)
-    shutil.copyfile(config_path, folder / "config.toml")
+    if team().leads:
+        hub.save(model, path, kind=recipe.kind, card=card)
+        shutil.copyfile(config_path, folder / "config.toml")
     return path
 
 
