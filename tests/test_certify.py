@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from evaluation_helpers import CLIPS, Ear, write_words
 from torch import Tensor, nn
 
@@ -189,6 +190,25 @@ def test_objects_of_a_recogniser_are_named_in_the_record(name: str) -> None:
 def test_bfloat16_certifies_what_runs_in_bfloat16(data: Path) -> None:
     record = audiopure.certify(SYSTEM, data, precision="bf16", **COMMON)
     assert "bfloat16" in " ".join(words.notes(record))
+
+
+def test_a_defence_that_is_no_purifier_is_certified_as_it_is() -> None:
+    settings: dict[str, Any] = {"sigma": 0.02, "n": 100, "limit": 2}
+    usual, named = (
+        audiopure.certify("low-pass+digits", **settings, **more) for more in ({}, {"denoise": "as-is"})
+    )
+    assert found(usual) == found(named)
+    with pytest.raises(InputError, match="no purifier"):
+        audiopure.certify("low-pass+digits", denoise="one-shot", **settings)
+
+
+def test_a_model_keeps_its_precision_and_modes() -> None:
+    model = load_system("small+digits").model.train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    audiopure.certify(model, precision="bf16", sigma=0.02, n=100, limit=1)
+    assert model.training
+    for name, tensor in model.state_dict().items():
+        assert tensor.dtype == before[name].dtype and torch.equal(tensor, before[name])
 
 
 class Two(Ear):

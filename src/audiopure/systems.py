@@ -17,7 +17,8 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -112,6 +113,21 @@ def as_system(
         )
     found = {name: fingerprint(model)} if weights is None else dict(weights)
     return System(name, model, bare, tuple(labels), int(rate), found)
+
+
+@contextmanager
+def unchanged(model: nn.Module | None) -> Iterator[None]:
+    """Leaves a model's modes and device as they were."""
+    modes = [] if model is None else [(module, module.training) for module in model.modules()]
+    tensors = [] if model is None else [*model.parameters(), *model.buffers()]
+    devices = {tensor.device for tensor in tensors}
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        if model is not None and len(devices) == 1:
+            model.to(devices.pop())
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -18,6 +18,7 @@ from audiopure.certification.laws import Gaussian, Law
 from audiopure.certification.looks import Looks
 from audiopure.certification.scores import CHOICES
 from audiopure.errors import InputError
+from audiopure.metrics import clopper_pearson_lower
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Tensor], Tensor]  # of the scores of some draws; its values add up over draws
@@ -70,7 +71,7 @@ class Certify:
         pair: also bound the shares of all other labels, for half of alpha, where Cohen et al. give them
             1 - p. Helps where errors spread over many labels.
 
-    Raises InputError for draws that are not multiples of 100, n below n0, or alpha outside (0, 1).
+    Raises InputError without draws, for alpha outside (0, 1), or a tolerance below 0.
     """
 
     n0: int = 100
@@ -175,7 +176,7 @@ class CertifyScores:
 
         total, squares, *counts = ask.sum("estimate", 0, self.n, unit).tolist()
         radius = bound.radius(Sums(self.n, total, squares), law.sigma, self.alpha)
-        p = counts[guess] / self.n
+        p = clopper_pearson_lower(int(counts[guess]), self.n, self.alpha)  # by itself, not what is certified
         label = guess if radius > 0 else None
         return Certificate(label, radius, p, 1 - p, guess, tuple(int(k) for k in counts), self.n)
 

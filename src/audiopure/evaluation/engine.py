@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-import audiopure
 from audiopure import hub
 from audiopure.attacks import Attack
 from audiopure.attacks.objective import call
@@ -22,12 +21,19 @@ from audiopure.data import load_dataset
 from audiopure.data.manifest import Dataset
 from audiopure.errors import InputError
 from audiopure.evaluation import plan as plans
-from audiopure.evaluation.card import Data
 from audiopure.evaluation.card import Protocol as ProtocolFacts
-from audiopure.evaluation.clips import Batch, Clips, batches, digest, load_clips
+from audiopure.evaluation.clips import Batch, Clips, batches, load_clips
 from audiopure.evaluation.ledger import done
 from audiopure.evaluation.lineup import WHITE_BOX, Contender, line_up
-from audiopure.evaluation.plan import Plan, PlannedClip, PlannedCurve, PlannedRow
+from audiopure.evaluation.plan import (
+    Plan,
+    PlannedCurve,
+    PlannedRow,
+    data_facts,
+    planned_clips,
+    share_of,
+    versions,
+)
 from audiopure.evaluation.protocols import protocol
 from audiopure.evaluation.recordings import recorded
 from audiopure.evaluation.stages import BATCH, Context, Protocol
@@ -35,6 +41,7 @@ from audiopure.evaluation.worker import Tick, Worker
 from audiopure.machine import processor
 from audiopure.noise import SeededNoise
 from audiopure.systems import System, as_system, load_system
+from audiopure.typed import validated
 
 SURROGATE = "surrogate.safetensors"
 
@@ -71,11 +78,7 @@ class EvaluationConfig(BaseModel):
     @classmethod
     def of(cls, **settings: object) -> EvaluationConfig:
         """From settings that a user gives: InputError where one cannot be."""
-        try:
-            return cls.model_validate(settings)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise InputError(f"{first['loc'][0]}: {first['msg']}, got {first['input']}.") from error
+        return validated(cls, settings)
 
     @property
     def command(self) -> str:
@@ -158,10 +161,7 @@ class Evaluation:
     @property
     def units(self) -> list[tuple[int, int]]:
         """(row, batch) of everything there is to do, the dearest rows first."""
-        numbers = [number for number, _ in enumerate(self.batches())]
-        if self.config.shard is not None:
-            first, step = self.config.shard
-            numbers = numbers[first - 1 :: step]
+        numbers = share_of(range(sum(1 for _ in self.batches())), self.config.shard)
         return [(row, number) for row in range(len(self.contenders)) for number in numbers]
 
     def batches(self) -> Iterator[Batch]:
@@ -214,37 +214,17 @@ def _plan(
     """What is to be done, without where."""
     return Plan(
         command="",
-        versions={
-            "audiopure": audiopure.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
+        versions=versions(),
         machine={},
         protocol=ProtocolFacts(
             name=chosen.name, passes=chosen.passes, settings=chosen.settings(), note=chosen.note
         ),
-        data=Data(
-            name="shipped clips" if config.data is None else clips.dataset.name,
-            split=clips.split,
-            clips=len(clips.targets),
-            of=clips.of,
-            note=clips.note,
-            shard=None if config.shard is None else f"{config.shard[0]}/{config.shard[1]}",
-        ),
+        data=data_facts(clips, config.data, config.shard),
         weights=dict(system.weights),
         labels=list(system.labels),
         sample_rate=system.sample_rate,
         seed=config.seed,
-        clips=[
-            PlannedClip(
-                id=clip.id,
-                audio=digest(waveform),
-                label=clip.label,
-                target=target,
-                seconds=round(clip.seconds, 4),
-            )
-            for clip, waveform, target in zip(clips.dataset, clips.waveforms, clips.targets, strict=True)
-        ],
+        clips=planned_clips(clips),
         rows=rows,
         curves=curves,
     )

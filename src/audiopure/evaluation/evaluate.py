@@ -25,6 +25,7 @@ from audiopure.evaluation.lineup import WHITE_BOX
 from audiopure.evaluation.report_page import PURIFIED
 from audiopure.evaluation.summary import card
 from audiopure.noise import SeededNoise
+from audiopure.systems import unchanged
 
 
 def evaluate(
@@ -72,28 +73,13 @@ def evaluate(
         raise InputError("several workers need a system by name, as each of them loads it anew")
     model = None if isinstance(system, str) else system
     threads = max(1, torch.get_num_threads() // workers)
-    with TemporaryDirectory() as scratch, _unchanged(model):
+    with TemporaryDirectory() as scratch, unchanged(model):
         folder = Path(scratch if output is None else output)
         work = Evaluation.prepare(config, folder, model=model, workers=workers, threads=threads)
         gradients = begin(work, allow_broken=allow_broken_gradient, progress=progress)
         progress("attacking")
         running.run(work, workers=workers, threads=threads)
         return conclude(work, gradients, keep=output is not None)
-
-
-@contextmanager
-def _unchanged(model: nn.Module | None) -> Iterator[None]:
-    """Leaves a model's modes and device as they were."""
-    modes = [] if model is None else [(module, module.training) for module in model.modules()]
-    tensors = [] if model is None else [*model.parameters(), *model.buffers()]
-    devices = {tensor.device for tensor in tensors}
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        if model is not None and len(devices) == 1:
-            model.to(devices.pop())
 
 
 Watch = Callable[[str, float], AbstractContextManager[Callable[[float], None]]]

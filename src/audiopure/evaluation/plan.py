@@ -6,13 +6,18 @@ A resumed run, a shard and a merge must all mean the same evaluation; they compa
 from __future__ import annotations
 
 import hashlib
+import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict
 
+import audiopure
 from audiopure.evaluation import workplace
 from audiopure.evaluation.card import Data, Protocol
+from audiopure.evaluation.clips import Clips, digest
 from audiopure.evaluation.ledger import Table
 
 
@@ -105,6 +110,46 @@ class Plan(_Part):
             update={"command": "", "machine": {}, "data": self.data.model_copy(update={"shard": None})}
         )
         return hashlib.sha256(whole.model_dump_json().encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Of what numbers may depend on."""
+    return {
+        "audiopure": audiopure.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def data_facts(clips: Clips, folder: Path | None, shard: tuple[int, int] | None) -> Data:
+    """What a plan says of its clips' origin."""
+    return Data(
+        name="shipped clips" if folder is None else clips.dataset.name,
+        split=clips.split,
+        clips=len(clips.targets),
+        of=clips.of,
+        note=clips.note,
+        shard=None if shard is None else f"{shard[0]}/{shard[1]}",
+    )
+
+
+def planned_clips(clips: Clips) -> list[PlannedClip]:
+    return [
+        PlannedClip(
+            id=clip.id,
+            audio=digest(waveform),
+            label=clip.label,
+            target=target,
+            seconds=round(clip.seconds, 4),
+        )
+        for clip, waveform, target in zip(clips.dataset, clips.waveforms, clips.targets, strict=True)
+    ]
+
+
+def share_of(numbers: Sequence[int], shard: tuple[int, int] | None) -> list[int]:
+    """The i-th of n parts, (i, n); all without a shard."""
+    first, step = shard or (1, 1)
+    return list(numbers[first - 1 :: step])
 
 
 def begin(plan: Plan, folder: Path) -> None:

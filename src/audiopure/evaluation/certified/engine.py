@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,19 +14,19 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-import audiopure
 from audiopure.certification.draws import Purpose
-from audiopure.certification.procedures import Array, Statistic
+from audiopure.certification.procedures import Array, Certificate, Statistic
 from audiopure.certification.smoothing import Sampler, Smoothed
+from audiopure.certification.units import meaning
 from audiopure.errors import InputError
 from audiopure.evaluation import workplace
 from audiopure.evaluation.card import Data
 from audiopure.evaluation.certified.record import ClipCertificate, Explained
 from audiopure.evaluation.certified.settings import CertifySettings, smoothed
-from audiopure.evaluation.clips import Clips, digest, load_clips
+from audiopure.evaluation.clips import Clips, load_clips
 from audiopure.evaluation.engine import machine
 from audiopure.evaluation.journal import Journal
-from audiopure.evaluation.plan import PlannedClip
+from audiopure.evaluation.plan import PlannedClip, data_facts, planned_clips, share_of, versions
 from audiopure.systems import System, as_system, load_system
 
 BLOCK = 1000  # draws between appends to the journal
@@ -163,36 +162,16 @@ class Certification:
         is_wave = found.representation.name == "waveform"
         plan = CertifyPlan(
             command=settings.command,
-            versions={
-                "audiopure": audiopure.__version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-            },
+            versions=versions(),
             machine=machine(settings.device, workers, threads),
             settings=settings,
-            data=Data(
-                name="shipped clips" if settings.data is None else clips.dataset.name,
-                split=clips.split,
-                clips=len(clips.targets),
-                of=clips.of,
-                note=clips.note,
-                shard=None if settings.shard is None else f"{settings.shard[0]}/{settings.shard[1]}",
-            ),
+            data=data_facts(clips, settings.data, settings.shard),
             weights=dict(system.weights),
             labels=list(system.labels),
             object=found.representation.name + (f" at {system.sample_rate} Hz" if is_wave else ""),
             unit=found.representation.unit,
             norm=found.law.norm,
-            clips=[
-                PlannedClip(
-                    id=clip.id,
-                    audio=digest(waveform),
-                    label=clip.label,
-                    target=target,
-                    seconds=round(clip.seconds, 4),
-                )
-                for clip, waveform, target in zip(clips.dataset, clips.waveforms, clips.targets, strict=True)
-            ],
+            clips=planned_clips(clips),
         )
         return cls(folder, plan, system, clips, found)
 
@@ -203,11 +182,7 @@ class Certification:
     @property
     def units(self) -> list[int]:
         """Clips of this shard."""
-        numbers = list(range(len(self.clips.targets)))
-        if self.settings.shard is None:
-            return numbers
-        first, step = self.settings.shard
-        return numbers[first - 1 :: step]
+        return share_of(range(len(self.clips.targets)), self.settings.shard)
 
     @property
     def journal(self) -> Tallies:
@@ -241,7 +216,7 @@ class Certification:
             tick(draws)
 
         before = self.drawn(unit)
-        self.certificate(unit, count)
+        self._found(self.asker(unit, count))
         tick(max(0, self.most - before - done))
 
     @property
@@ -275,11 +250,7 @@ class Certification:
     def certificate(self, unit: int, tick: Tick = lambda draws: None) -> ClipCertificate:
         """A clip's certificate, from the journal and what is missing there."""
         ask = self.asker(unit, tick)
-        found = self.settings.procedure(ask, self.model.law)
-        if len(found.counts) != len(self.system.labels):
-            raise InputError(
-                f"the model gives {len(found.counts)} scores and names {len(self.system.labels)} labels."
-            )
+        found = self._found(ask)
         labels = self.system.labels
         samples = ask.sampler.x.numel()
         finite = found.radius < float("inf")
@@ -298,9 +269,15 @@ class Certification:
             seconds=round(sum(line.seconds for line in ask.seen.values()), 3),
         )
 
-    def _explained(self, unit: int, radius: float) -> Explained | None:
-        from audiopure.certification.units import meaning
+    def _found(self, ask: Known) -> Certificate:
+        found = self.settings.procedure(ask, self.model.law)
+        if len(found.counts) != len(self.system.labels):
+            raise InputError(
+                f"the model gives {len(found.counts)} scores and names {len(self.system.labels)} labels."
+            )
+        return found
 
+    def _explained(self, unit: int, radius: float) -> Explained | None:
         if self.model.representation.name != "waveform" or self.model.law.norm != "L2":
             return None
         found = meaning(self.clips.waveforms[unit], radius, self.system.sample_rate)

@@ -21,6 +21,7 @@ from audiopure.evaluation.certified.report import write_report
 from audiopure.evaluation.certified.settings import CertifySettings
 from audiopure.evaluation.crew import share
 from audiopure.evaluation.running import using_threads
+from audiopure.systems import unchanged
 
 
 def certify(
@@ -55,9 +56,9 @@ def certify(
     if workers > 1 and not isinstance(system, str):
         raise InputError("several workers need a system by name, as each of them loads it anew")
     threads = max(1, torch.get_num_threads() // workers)
-    with TemporaryDirectory() as scratch:
+    model = None if isinstance(system, str) else system
+    with TemporaryDirectory() as scratch, unchanged(model):
         folder = Path(scratch if output is None else output)
-        model = None if isinstance(system, str) else system
         work = Certification.prepare(chosen, folder, model=model, workers=workers, threads=threads)
         work.begin()
         progress(f"{len(work.units)} clips, at most {work.most:,} draws each")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from audiopure.certification import before
@@ -21,7 +22,9 @@ from audiopure.defended import Defended
 from audiopure.diffusion.denoiser import Denoiser
 from audiopure.errors import InputError
 from audiopure.noise import NoiseSource
+from audiopure.purifier import Purifier
 from audiopure.systems import System
+from audiopure.typed import validated
 
 
 class CertifySettings(BaseModel):
@@ -33,8 +36,8 @@ class CertifySettings(BaseModel):
         object: what gets the noise, a name in `representations.REPRESENTATIONS`.
         noise: law of the smoothing noise: "gaussian" certifies L2, "laplace" L1.
         sigma: its standard deviation, in units of the object.
-        denoise: what follows the noise, a name in `BASES`; None is "one-shot" for a system with a purifier
-            and "none" for one without.
+        denoise: what follows the noise, a name in `BASES`; None is "one-shot" behind a purifier, "as-is"
+            behind other defences, and "none" without any.
         steps, votes: of "multi-step"; of "local" `votes` are its versions.
         local: standard deviation of the noise of "local".
         before: steps before the noise, see `certification.before`.
@@ -70,11 +73,7 @@ class CertifySettings(BaseModel):
     @classmethod
     def of(cls, **given: object) -> CertifySettings:
         """From settings that a user gives: InputError where one cannot be."""
-        try:
-            return cls.model_validate(given)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise InputError(f"{first['loc'][0]}: {first['msg']}, got {first['input']}.") from error
+        return validated(cls, given)
 
     @property
     def command(self) -> str:
@@ -111,7 +110,7 @@ def smoothed(settings: CertifySettings, system: System) -> Smoothed:
     """
     law = settings.law
     if settings.object == "waveform":
-        name = settings.denoise or ("one-shot" if system.defended else "none")
+        name = settings.denoise or _usual(system)
         if name not in BASES:
             raise InputError(f"there is no way '{name}' to denoise; there are: {', '.join(BASES)}.")
         base = BASES[name](settings, system)
@@ -139,20 +138,34 @@ class Reduced(nn.Module):
         return scores.float()
 
 
-def _denoiser(settings: CertifySettings, system: System) -> Denoiser:
+def _usual(system: System) -> str:
+    if not system.defended:
+        return "none"
+    return "one-shot" if _purifier(system) is not None else "as-is"
+
+
+def _purifier(system: System) -> Purifier | None:
+    """The system's purifier, if that is all its defence."""
     model = system.model
-    if not isinstance(model, Defended):
-        raise InputError(f"{system.spec}: has no purifier to denoise with; write it before the recogniser.")
-    if isinstance(model.model, Defended):
-        raise InputError(f"{system.spec}: has two purifiers, and one denoises.")
-    denoiser = model.purifier.denoiser
+    alone = isinstance(model, Defended) and not isinstance(model.model, Defended)
+    return model.purifier if alone and isinstance(model.purifier, Purifier) else None
+
+
+def _denoiser(settings: CertifySettings, system: System) -> Denoiser:
+    purifier = _purifier(system)
+    if purifier is None:
+        raise InputError(
+            f"{system.spec}: has no purifier to denoise with; write one, and only one, before the recogniser."
+        )
+    denoiser = purifier.denoiser
     if denoiser.sample_rate != system.sample_rate:
         raise InputError(
             f"the denoiser works at {denoiser.sample_rate} Hz and the model at {system.sample_rate} Hz: "
             "certify the model alone, or bring it to the denoiser's rate"
         )
     if settings.precision == "bf16" and hasattr(denoiser, "body_to"):
-        denoiser.body_to(torch.bfloat16)  # type: ignore[attr-defined]
+        # a copy: whoever gave the model keeps it in its own precision
+        return copy.deepcopy(denoiser).body_to(torch.bfloat16)  # type: ignore[attr-defined]
     return denoiser
 
 
