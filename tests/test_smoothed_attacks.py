@@ -16,6 +16,7 @@ from audiopure.certification.procedures import Certify, Predict
 from audiopure.certification.representations import Hears, representation
 from audiopure.certification.smoothing import Smoothed
 from audiopure.defences.proportional import ProportionalNoise
+from audiopure.evaluation.audit import audit
 from audiopure.nets.mel_resnet import MelResNet
 from audiopure.noise import SeededNoise
 
@@ -78,6 +79,8 @@ def test_objects_of_any_shape_can_be_attacked(name: str) -> None:
     x = model.flat(whole[None])
     torch.testing.assert_close(model.whole(x)[0], whole)
     label = model(x, noise=SeededNoise(0)).argmax(1)
+    report = audit(model, x, label, noise=SeededNoise(0), draws=1, directions=6, probes=2)
+    assert report.verdict == "exact", report.summary
     attack = Pgd(norm="l2", eps=20 / model.scale, steps=5, eot=2, bits=None)
     result = attack(model, x, label, noise=SeededNoise(1))
     change = model.whole(result.adversarial) - whole

@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from audiopure.defences.base import WaveformDefence
 from audiopure.defences.transformations import Transformation
 from audiopure.errors import InputError
-from audiopure.noise import FORWARD, NoiseSource, system_noise
+from audiopure.noise import FORWARD, NoiseSource
 
 
-class AdditiveNoise(nn.Module):
+class AdditiveNoise(WaveformDefence):
     """White noise at a signal-to-noise ratio: the simplest random defence.
 
     Args:
         snr: dB of the clip over the noise; the paper's code has 25.
-
-    Shape: (..., T) -> (..., T).
     """
 
     random = True
 
     def __init__(self, snr: float = 25.0, *, sample_rate: int = 16_000):
-        super().__init__()
-        self.snr, self.sample_rate = snr, sample_rate
+        super().__init__(sample_rate)
+        self.snr = snr
 
-    def forward(
-        self, waveform: Tensor, *, lengths: Tensor | None = None, noise: NoiseSource | None = None
-    ) -> Tensor:
-        x = waveform.reshape(-1, waveform.shape[-1])
-        shape = (x.shape[0], x.shape[1])
-        drawn = (noise or system_noise()).normal(shape, draw=FORWARD, device=x.device, dtype=x.dtype)
-        if lengths is None:
-            power = x.square().mean(1, keepdim=True)
-            return (x + power.sqrt() * 10 ** (-self.snr / 20) * drawn).reshape(waveform.shape)
-        lengths = lengths.reshape(-1, 1).to(x.device)
-        within = torch.arange(x.shape[1], device=x.device) < lengths
-        power = (x * within).square().sum(1, keepdim=True) / lengths
-        return ((x + power.sqrt() * 10 ** (-self.snr / 20) * drawn) * within).reshape(waveform.shape)
+    def changed(self, x: Tensor, lengths: Tensor, noise: NoiseSource) -> Tensor:
+        drawn = noise.normal((x.shape[0], x.shape[1]), draw=FORWARD, device=x.device, dtype=x.dtype)
+        power = x.square().sum(1, keepdim=True) / lengths[:, None]
+        return x + power.sqrt() * 10 ** (-self.snr / 20) * drawn
 
 
 class SpectralGating(Transformation):

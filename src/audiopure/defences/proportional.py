@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from audiopure import psychoacoustics
-from audiopure.noise import FORWARD, NoiseSource, system_noise
+from audiopure.defences.base import WaveformDefence
+from audiopure.noise import FORWARD, NoiseSource
 
 
-class ProportionalNoise(nn.Module):
+class ProportionalNoise(WaveformDefence):
     """Adds noise whose short-time magnitude is drawn about the masking threshold, with the clip's own phase.
 
     In every bin the magnitude is max(0, N(3 k theta, (k theta)^2)), theta the threshold as a magnitude and
@@ -25,38 +26,24 @@ class ProportionalNoise(nn.Module):
     Args:
         factor: log10 of k; at 0 the noise is mostly audible, at -1 it hides.
         sample_rate: in Hz, at least 4 kHz.
-
-    Shape: (B, T) -> (B, T).
     """
 
     bpda, random = True, True
 
     def __init__(self, factor: float = 0.0, *, sample_rate: int = 16_000):
-        super().__init__()
-        self.factor, self.sample_rate = factor, sample_rate
+        super().__init__(sample_rate)
+        self.factor = factor
 
-    def forward(
-        self, waveform: Tensor, *, lengths: Tensor | None = None, noise: NoiseSource | None = None
-    ) -> Tensor:
-        """The clip with its noise. Raises InputError as `psychoacoustics.masking_threshold` does."""
-        noise = noise or system_noise()
-        masking = psychoacoustics.masking_threshold(waveform, self.sample_rate, lengths)
+    def changed(self, x: Tensor, lengths: Tensor, noise: NoiseSource) -> Tensor:
+        masking = psychoacoustics.masking_threshold(x, self.sample_rate, lengths)
         size = 4 * psychoacoustics.hop(self.sample_rate)
         theta = size * psychoacoustics.bin_power(masking).sqrt().transpose(1, 2) * 10**self.factor
-        window = torch.hann_window(size, device=waveform.device, dtype=waveform.dtype)
+        window = torch.hann_window(size, device=x.device, dtype=x.dtype)
         stft = {"n_fft": size, "hop_length": size // 4, "window": window, "center": True}
-        spectrum = torch.stft(waveform, **stft, pad_mode="constant", return_complex=True)
+        spectrum = torch.stft(x, **stft, pad_mode="constant", return_complex=True)
         magnitude = (3 * theta + theta * self._normal(noise, theta)).relu()
-        level = spectrum.abs().clamp(min=torch.finfo(waveform.dtype).tiny ** 0.5)
-        added = torch.istft(spectrum / level * magnitude, **stft, length=waveform.shape[1])
-        found = waveform + added
-        if lengths is not None:
-            beyond = (
-                torch.arange(waveform.shape[1], device=waveform.device)
-                >= lengths.to(waveform.device)[:, None]
-            )
-            found = found.masked_fill(beyond, 0.0)
-        return found
+        level = spectrum.abs().clamp(min=torch.finfo(x.dtype).tiny ** 0.5)
+        return x + torch.istft(spectrum / level * magnitude, **stft, length=x.shape[1])
 
     @staticmethod
     def _normal(noise: NoiseSource, like: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
 """Transformations of the waveform: the defences without training that the paper compares itself with.
 
-Yang et al. 2019 and Rajaratnam & Alshemali 2018, with the parameters of the paper's released code. All take
-waveforms (..., T) and keep their length; what lies beyond `lengths` stays zero, and a padded clip comes out
-as it would alone. None draws noise, and all pass gradients, rounding by a declared straight-through estimate.
+Yang et al. 2019 and Rajaratnam & Alshemali 2018, with the parameters of the paper's released code. None
+draws noise, and all pass gradients, rounding by a declared straight-through estimate.
 """
 
 from __future__ import annotations
@@ -16,37 +15,18 @@ from scipy import signal
 from torch import Tensor, nn
 
 from audiopure.audio.resampling import resample_differentiable
+from audiopure.defences.base import WaveformDefence
 from audiopure.errors import InputError
 from audiopure.noise import NoiseSource
 
 FADE = 1e-9  # relative to its maximum, where an impulse response counts as over
 
 
-class Transformation(nn.Module):
-    """A defence without randomness; subclasses say what becomes of a batch (B, T).
+class Transformation(WaveformDefence):
+    """A defence without randomness that does the same to every clip, however long."""
 
-    Args:
-        sample_rate: Hz of the waveforms.
-    """
-
-    random = False
-
-    def __init__(self, sample_rate: int = 16_000):
-        super().__init__()
-        self.sample_rate = sample_rate
-
-    def forward(
-        self, waveform: Tensor, *, lengths: Tensor | None = None, noise: NoiseSource | None = None
-    ) -> Tensor:
-        """Shape: (..., T) -> (..., T). Raises InputError for an empty or non-floating waveform."""
-        if not waveform.is_floating_point() or waveform.ndim == 0 or waveform.shape[-1] == 0:
-            found = f"{waveform.dtype} {tuple(waveform.shape)}"
-            raise InputError(f"expected a floating-point waveform (..., time), got {found}")
-        x = waveform.reshape(-1, waveform.shape[-1])
-        if lengths is None:
-            return self.transform(x).reshape(waveform.shape)
-        beyond = torch.arange(x.shape[1], device=x.device) >= lengths.reshape(-1, 1).to(x.device)
-        return self.transform(x.masked_fill(beyond, 0.0)).masked_fill(beyond, 0.0).reshape(waveform.shape)
+    def changed(self, x: Tensor, lengths: Tensor, noise: NoiseSource) -> Tensor:
+        return self.transform(x)
 
     def transform(self, x: Tensor) -> Tensor:
         """Shape: (B, T) -> (B, T)."""

@@ -27,9 +27,9 @@ def audited(work: Evaluation, *, allow_broken: bool = False) -> dict[str, Gradie
     whole = next(work.batches())
     for contender in work.contenders:
         row = contender.planned
-        batch = whole.rows(whole.index[: CLIPS.get(row.role, 1)])
         if row.role == "variant":
-            continue
+            continue  # the system at another n*: the same modules, whose break the system's audit finds
+        batch = whole.rows(whole.index[: CLIPS.get(row.role, 1)])
         if row.key not in found:
             noise = SeededNoise(work.config.seed).for_items(batch.items)
             report = audit(
