@@ -49,7 +49,7 @@ def load_purifier(
         raise WeightsError(f"{facts['path']} holds a {facts['kind']}, not a purifier")
     denoiser, schedule = hub.load(name_or_path), NoiseSchedule.linear()
     if facts["kind"] == "eps":
-        schedule = _trained_schedule(facts)
+        schedule = trained_schedule(facts)
         denoiser = EpsDenoiser(denoiser, schedule)
     if precision == "bf16":
         if not hasattr(denoiser, "body_to"):
@@ -67,7 +67,7 @@ def load_purifier(
     ).eval()
 
 
-def _trained_schedule(facts: dict[str, Any]) -> NoiseSchedule:
+def trained_schedule(facts: dict[str, Any]) -> NoiseSchedule:
     """The schedule a noise estimator was trained on: it knows noise levels only by their step's number."""
     trained = facts["config"]
     try:

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -42,15 +42,44 @@ class Defence(Protocol):
         ...
 
 
-class Defended(nn.Module):
+class Guarded(nn.Module):
+    """A model and the defence before it, whose noise can be replayed.
+
+    Noise is fresh on every call from the operating system's entropy, unless `replay` is active.
+
+    Attributes:
+        model: what is defended.
+        purifier: what defends it, a module.
+    """
+
+    def __init__(self, model: nn.Module, purifier: Any):
+        super().__init__()
+        self.model = model
+        self.purifier: Any = purifier  # mostly a `Purifier`, whose parts callers want to see
+        # a plain attribute: a noise source is neither a parameter nor part of the state
+        self._noise: NoiseSource | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy made within `replay` would keep the noise for ever, and a stored one would tell it
+        return {**self.__dict__, "_noise": None}
+
+    @contextmanager
+    def replay(self, noise: NoiseSource) -> Iterator[Self]:
+        """Within this context every call uses `noise`: the deterministic settings of an evaluation."""
+        before, self._noise = self._noise, noise
+        try:
+            yield self
+        finally:
+            self._noise = before
+
+
+class Defended(Guarded):
     """A model behind a purifier or another defence; called as the model is, it returns what that returns.
 
     The first positional argument is the waveform, (..., T) in [-1, 1]; the rest goes to the model unchanged.
     A keyword argument `lengths` (samples of each item) makes each item purified as if unpadded; it reaches
     the model only if the model's `forward` names it and there is no `frontend`, after which the model would
     count frames where `lengths` counts samples.
-
-    Noise is fresh on every call from the operating system's entropy, unless `replay` is active.
     """
 
     def __init__(
@@ -61,14 +90,10 @@ class Defended(nn.Module):
         frontend: nn.Module | None = None,
         sample_rate: int | None = None,
     ):
-        super().__init__()
-        self.model = model
-        self.purifier: Any = purifier  # a module: mostly a `Purifier`, whose parts callers want to see
+        super().__init__(model, purifier)
         self.frontend = frontend
         rate = sample_rate or getattr(model, "sample_rate", None) or purifier.sample_rate
         self.sample_rate = int(rate)
-        # plain attributes: a noise source is neither a parameter nor part of the state
-        self._noise: NoiseSource | None = None
 
     def forward(
         self,
@@ -92,7 +117,7 @@ class Defended(nn.Module):
         if lengths is not None and self.frontend is None and takes(self.model, "lengths"):
             kwargs["lengths"] = lengths
         noise = noise or self._noise
-        if noise is not None and isinstance(self.model, Defended):
+        if noise is not None and isinstance(self.model, Guarded):
             kwargs["noise"] = noise.fresh(INNER)
         return self.model(clean if self.frontend is None else self.frontend(clean), *args, **kwargs)
 
@@ -120,19 +145,6 @@ class Defended(nn.Module):
         x = _resample(x, own, working, -(-length * working // own))
         x = _resample(self.purifier(x, lengths=lengths, noise=noise), working, own, length)
         return (x if beyond is None else x.masked_fill(beyond, 0.0)).to(dtype)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # a copy made within `replay` would keep the noise for ever, and a stored one would tell it
-        return {**self.__dict__, "_noise": None}
-
-    @contextmanager
-    def replay(self, noise: NoiseSource) -> Iterator[Defended]:
-        """Within this context every call uses `noise`: the deterministic settings of an evaluation."""
-        before, self._noise = self._noise, noise
-        try:
-            yield self
-        finally:
-            self._noise = before
 
 
 def takes(model: nn.Module, name: str) -> bool:

@@ -26,6 +26,7 @@ from audiopure.errors import WeightsError
 ARCHITECTURES: Mapping[str, str] = {
     "StftDenoiser": "audiopure.nets.stft_denoiser",
     "DiffWave": "audiopure.nets.diffwave",
+    "MelUNet": "audiopure.nets.mel_unet",
     "MelResNet": "audiopure.nets.mel_resnet",
     "MelRecogniser": "audiopure.nets.mel_recogniser",
     "M5": "audiopure.nets.m5",
@@ -52,7 +53,7 @@ def save(module: nn.Module, path: str | Path, *, kind: str, card: Mapping[str, A
 
     Args:
         module: an instance of a class in ARCHITECTURES; its `config` holds the constructor's arguments.
-        kind: "denoiser", "eps" (a DDPM noise estimator) or "recogniser".
+        kind: "denoiser", "eps" (a DDPM noise estimator), "spectrum" (one of spectrograms) or "recogniser".
         card: JSON-able facts about training data, licence and measurements.
     """
     architecture = type(module).__name__

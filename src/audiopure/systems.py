@@ -5,6 +5,7 @@ A system is written as the sound passes through it, parts joined by "+", options
     digits                                  a recogniser alone
     small+digits                            a purifier before it
     small,n_star=5,sampler=one-shot+digits  with settings
+    diffspec.safetensors,n_star=2+digits    a purifier of the recogniser's spectrograms
     low-pass,cutoff=3000+small+digits       other defences, and several in sequence (`choices.DEFENCES`)
     small+my_package.models:build           a model of your own: an `nn.Module`, or a function that makes one
     small+ai8x,path=model.state_dict.pt     a format of others
@@ -30,9 +31,10 @@ from torch import Tensor, nn
 from audiopure import hub
 from audiopure.api import load_purifier, load_recogniser
 from audiopure.choices import DEFENCES, GRADIENTS, LEVELS, PRECISIONS, SAMPLERS, choose
-from audiopure.defended import Defence, Defended, defend
+from audiopure.defended import Defence, Guarded, defend
 from audiopure.errors import InputError
 from audiopure.purifier import Purifier
+from audiopure.spectral import KIND, SpectralDefended, load_spectral_purifier
 from audiopure.typed import converted
 
 Options = Mapping[str, str]
@@ -75,8 +77,7 @@ def load_system(spec: str) -> System:
     recogniser = _recogniser(name, options)
     model: nn.Module = recogniser
     for defence, settings in reversed(front):
-        rate = int(getattr(model, "sample_rate", 16_000))
-        model = defend(model, _defence(defence, settings, rate))
+        model = _defended(model, defence, settings)
     named = [name for name, options in parts for name in (name, options.get("path", ""))]
     weights = {name: hub.digest(name) for name in named if name in hub.SHIPPED or Path(name).is_file()}
     if not (name in weights or options):
@@ -103,7 +104,7 @@ def as_system(
     Raises InputError if it has not.
     """
     bare = model
-    while isinstance(bare, Defended):
+    while isinstance(bare, Guarded):
         bare = bare.model
     labels, rate = getattr(bare, "labels", None), getattr(bare, "sample_rate", None)
     name = spec or type(model).__name__
@@ -226,13 +227,20 @@ _LOADING: Mapping[str, Callable[[str], Any]] = {
     "gradient": lambda name: choose("gradient", GRADIENTS, name),
     "precision": lambda name: _one_of(name, PRECISIONS),
 }
+SPECTRAL = ("n_star", "sampler", "gradient")  # of a purifier of spectrograms
 _CHANGING: Mapping[str, Callable[[str], Any]] = {"reverse": _truth, "forward": _truth}
+
+
+def _defended(model: nn.Module, name: str, options: Options) -> nn.Module:
+    if name not in DEFENCES and hub.describe(name)["kind"] == KIND:
+        return SpectralDefended(model, _purifier(name, options, load_spectral_purifier, SPECTRAL))
+    return defend(model, _defence(name, options, int(getattr(model, "sample_rate", 16_000))))
 
 
 def _defence(name: str, options: Options, sample_rate: int) -> Defence:
     """What stands before a model at `sample_rate`: one of `choices.DEFENCES`, or a purifier."""
     if name not in DEFENCES:
-        return _purifier(name, options)
+        return _purifier(name, options, load_purifier, tuple(_LOADING))
     choice = DEFENCES[name]
     kind = getattr(import_module(choice.module), choice.name)
     hints = get_type_hints(kind.__init__)
@@ -246,13 +254,13 @@ def _defence(name: str, options: Options, sample_rate: int) -> Defence:
     return kind(**{**choice.arguments, **values}, sample_rate=sample_rate)
 
 
-def _purifier(name: str, options: Options) -> Purifier:
-    unknown = set(options) - set(_LOADING) - set(_CHANGING)
+def _purifier(name: str, options: Options, load: Callable[..., Purifier], known: Sequence[str]) -> Purifier:
+    unknown = set(options) - set(known) - set(_CHANGING)
     if unknown:
         raise InputError(
             f"the purifier '{name}' has no setting {', '.join(sorted(unknown))}; "
-            f"there are: {', '.join((*_LOADING, *_CHANGING))}"
+            f"there are: {', '.join((*known, *_CHANGING))}"
         )
-    purifier = load_purifier(name, **{key: _LOADING[key](options[key]) for key in options if key in _LOADING})
+    purifier = load(name, **{key: _LOADING[key](options[key]) for key in options if key in known})
     changes = {key: _CHANGING[key](options[key]) for key in options if key in _CHANGING}
     return purifier.replace(**changes) if changes else purifier

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from audiopure.attacks.ball import Ball
 from audiopure.attacks.base import AttackResult
 from audiopure.attacks.objective import Objective, Stacked, Value
-from audiopure.defended import Defended, takes
+from audiopure.defended import Guarded, takes
 from audiopure.errors import InputError
 from audiopure.noise import SeededNoise
 
@@ -92,7 +92,7 @@ def fittest(
 
 def randomised(model: nn.Module) -> bool:
     """Whether a model may answer differently each time: it takes a noise source, or holds what draws."""
-    return takes(model, "noise") or any(isinstance(module, Defended) for module in model.modules())
+    return takes(model, "noise") or any(isinstance(module, Guarded) for module in model.modules())
 
 
 def check_settings(norm: str, bits: int | None, **counts: int | None) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from audiopure.attacks.criteria import Criterion, criterion
-from audiopure.defended import Defended, takes
+from audiopure.defended import Guarded, takes
 from audiopure.errors import InputError
 from audiopure.noise import NoiseSource
 from audiopure.purifier import Purifier
@@ -52,7 +52,7 @@ class Stacked:
 def call(model: nn.Module, waveform: Tensor, noise: NoiseSource, lengths: Tensor | None) -> Tensor:
     """Logits of a model, which gets `noise` and `lengths` if its `forward` names them.
 
-    Defended models inside one that names no `noise` (`nn.Sequential`) replay it.
+    Guarded models inside one that names no `noise` (`nn.Sequential`) replay it.
 
     Shape: (B, T) -> (B, C). Raises InputError if the model returns anything else, or holds a purifier that
     the noise cannot reach.
@@ -71,7 +71,7 @@ def call(model: nn.Module, waveform: Tensor, noise: NoiseSource, lengths: Tensor
 @contextmanager
 def _replayed(model: nn.Module, noise: NoiseSource) -> Iterator[None]:
     """Within this context every defended model inside `model` uses `noise`, each its own share of it."""
-    inside = [module for module in model.modules() if isinstance(module, Defended)]
+    inside = [module for module in model.modules() if isinstance(module, Guarded)]
     reached = {id(module) for defended in inside for module in defended.purifier.modules()}
     for module in model.modules():
         if isinstance(module, Purifier) and module.n_star > 0 and id(module) not in reached:

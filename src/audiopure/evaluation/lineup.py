@@ -11,7 +11,7 @@ from audiopure.attacks import PAPER_BUDGETS, Attack, Pgd
 from audiopure.attacks.base import NORMS
 from audiopure.attacks.knowledge import settings
 from audiopure.attacks.routes import with_purifiers
-from audiopure.defended import Defended, takes
+from audiopure.defended import Guarded, takes
 from audiopure.evaluation.plan import PlannedCondition, PlannedCurve, PlannedPoint, PlannedRow
 from audiopure.evaluation.protocols import for_fixed
 from audiopure.evaluation.stages import Build, Protocol, Stage
@@ -59,7 +59,7 @@ def randomised(model: nn.Module) -> bool:
     """Whether two passes may differ: a defence draws noise, or the model takes some."""
     if any(isinstance(module, Purifier) and module.random for module in model.modules()):
         return True
-    while isinstance(model, Defended):  # which takes noise whether or not it has any use for it
+    while isinstance(model, Guarded):  # which takes noise whether or not it has any use for it
         if getattr(model.purifier, "random", True):
             return True
         model = model.model

@@ -14,7 +14,6 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
-from audiopure import hub
 from audiopure.attacks.ball import Ball, ball
 from audiopure.errors import InputError
 from audiopure.noise import SeededNoise
@@ -40,7 +39,6 @@ class AdversarialConfig(RecogniserConfig):
         cheap: steps for one slope of the network ("yopo").
         beta: weight of the second term ("trades").
         slope: weight of the Frobenius norm of the Jacobian ("jacobian").
-        initial: weights to begin with; None for a fresh network.
         defence: what stands before the recogniser, as a system is written: "small", "small,reverse=no".
     """
 
@@ -53,7 +51,6 @@ class AdversarialConfig(RecogniserConfig):
     cheap: int = Field(default=3, gt=0)
     beta: float = Field(default=6.0, gt=0)
     slope: float = Field(default=1e-3, gt=0)
-    initial: str | None = None
     defence: str | None = None
     mixup: float = Field(default=0.0, ge=0, le=1)
     smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -79,17 +76,6 @@ class AdversarialRecipe(RecogniserRecipe):
         chosen = np.random.default_rng(config.seed).permutation(len(self.held_out))[:HELD_OUT]
         self.held_out, self.targets = self.held_out[chosen], self.targets[chosen]
         self.moved: Tensor | None = None  # clips of the replay before, whose gradient moves them
-
-    def build(self) -> nn.Module:
-        network = super().build()
-        if self.config.initial is not None:
-            before = hub.load(self.config.initial, kind="recogniser").state_dict()
-            try:
-                network.load_state_dict(before)
-            except RuntimeError as error:
-                name, kind = self.config.initial, self.config.network
-                raise InputError(f"{name} is no {kind} for these words") from error
-        return network
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """Waveforms (B, T), soft targets (B, labels), and the step."""

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from audiopure import hub
 from audiopure.data.layouts import load_dataset
 from audiopure.errors import InputError
 from audiopure.recognisers import build_recogniser
@@ -20,9 +21,15 @@ QUIETEST = 3e-4  # smallest sigma of white noise
 
 
 class RecogniserConfig(TrainConfig):
-    """Settings of the recipe. `network` is a name in `audiopure.recognisers.RECOGNISERS`."""
+    """Settings of the recipe.
+
+    Attributes:
+        network: a name in `audiopure.recognisers.RECOGNISERS`.
+        initial: weights to begin with; None for a fresh network.
+    """
 
     network: str = "mel_resnet"
+    initial: str | None = None
     dataset: str = "sc09"
     background: str | None = "background"
     seconds: float = Field(default=1.0, gt=0)
@@ -55,6 +62,13 @@ class RecogniserRecipe:
         if self.config.masking and not hasattr(network, "classify"):
             name = self.config.network
             raise InputError(f"the network '{name}' has no features to mask: set masking = false")
+        if self.config.initial is not None:
+            before = hub.load(self.config.initial, kind="recogniser").state_dict()
+            try:
+                network.load_state_dict(before)
+            except RuntimeError as error:
+                name, kind = self.config.initial, self.config.network
+                raise InputError(f"{name} is no {kind} for these words") from error
         return network
 
     def batch(self, step: int) -> tuple[Tensor, ...]:

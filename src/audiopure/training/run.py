@@ -18,6 +18,7 @@ from audiopure.training.denoiser import DenoiserConfig, DenoiserRecipe
 from audiopure.training.loop import Progress, Recipe, train
 from audiopure.training.recogniser import RecogniserConfig, RecogniserRecipe
 from audiopure.training.smoothed import SmoothedConfig, SmoothedRecipe
+from audiopure.training.spectrum import SpectrumConfig, SpectrumRecipe
 from audiopure.training.stability import StabilityConfig, StabilityRecipe
 from audiopure.training.together import team
 
@@ -33,6 +34,7 @@ RECIPES: Mapping[str, Entry] = {
     "denoiser": Entry(DenoiserConfig, DenoiserRecipe),
     "recogniser": Entry(RecogniserConfig, RecogniserRecipe),
     "smoothed": Entry(SmoothedConfig, SmoothedRecipe),
+    "spectrum": Entry(SpectrumConfig, SpectrumRecipe),
     "stability": Entry(StabilityConfig, StabilityRecipe),
 }
 

@@ -16,10 +16,8 @@ from torch import Tensor, nn
 
 from audiopure import hub
 from audiopure.errors import InputError
+from audiopure.training import noisy
 from audiopure.training.recogniser import RecogniserConfig, RecogniserRecipe
-
-LEVELS = (0.05, 0.1, 0.25, 0.5)  # of the noise in validation
-HELD_OUT = 300  # clips of the validation split that each of these hears
 
 
 class SmoothedConfig(RecogniserConfig):
@@ -27,14 +25,12 @@ class SmoothedConfig(RecogniserConfig):
 
     Attributes:
         denoiser: weights of the denoiser, which stays as it is; None for none.
-        initial: weights to begin with; None for a fresh network.
         least, most: sigma is drawn between these, evenly in its logarithm.
         consistency: weight of the mean KL divergence of both answers from their mean.
         entropy: weight of that mean's entropy.
     """
 
     denoiser: str | None = None
-    initial: str | None = None
     least: float = Field(default=0.004, gt=0)
     most: float = Field(default=1.0, gt=0)
     consistency: float = Field(default=5.0, ge=0)
@@ -56,35 +52,20 @@ class SmoothedRecipe(RecogniserRecipe):
             self.denoiser = hub.load(config.denoiser, kind="denoiser")
             if config.precision == "bf16" and hasattr(self.denoiser, "body_to"):
                 self.denoiser.body_to(torch.bfloat16)  # type: ignore[operator]
-        chosen = np.random.default_rng(config.seed).permutation(len(self.held_out))[:HELD_OUT]
-        generator = torch.Generator().manual_seed(config.seed)
-        clips = self.held_out[chosen]
-        self.noisy = [clips + sigma * torch.randn(clips.shape, generator=generator) for sigma in LEVELS]
-        self.targets = self.targets[chosen]
-
-    def build(self) -> nn.Module:
-        network = super().build()
-        if self.config.initial is not None:
-            try:
-                network.load_state_dict(hub.load(self.config.initial, kind="recogniser").state_dict())
-            except RuntimeError as error:
-                raise InputError(
-                    f"{self.config.initial} is no {self.config.network} for these words"
-                ) from error
-        return network
+        self.noisy, self.targets = noisy.held_out(self.held_out, self.targets, config.seed)
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """Two noisy versions of each clip (2 B, T), their sigma (2 B,) and soft targets (B, labels)."""
         wave, targets, _ = super().batch(step)
-        rng = np.random.default_rng([self.config.seed, step, 2])
-        low, high = np.log(self.config.least), np.log(self.config.most)
-        sigma = torch.from_numpy(np.exp(rng.uniform(low, high, len(wave)))).float().repeat(2)
-        noise = torch.from_numpy(rng.standard_normal((2 * len(wave), wave.shape[1]), dtype=np.float32))
+        config = self.config
+        once, rng = noisy.drawn(config.seed, step, len(wave), config.least, config.most)
+        sigma = once.repeat(2)
+        noise = noisy.normal(rng, (2 * len(wave), wave.shape[1]))
         return wave.repeat(2, 1) + sigma[:, None] * noise, sigma, targets
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-        noisy, sigma, targets = batch
-        logits = model(self._heard(noisy, sigma)).float()
+        wave, sigma, targets = batch
+        logits = model(self._heard(wave, sigma)).float()
         first, second = logits.log_softmax(1).chunk(2)
         loss = -(targets * (first + second) / 2).sum(1).mean()
         mean = torch.logaddexp(first, second) - np.log(2)
@@ -97,7 +78,7 @@ class SmoothedRecipe(RecogniserRecipe):
     def validate(self, model: nn.Module) -> dict[str, float]:
         device = next(model.parameters()).device
         found = {}
-        for level, clips in zip(LEVELS, self.noisy, strict=True):
+        for level, clips in zip(noisy.LEVELS, self.noisy, strict=True):
             answers = []
             for part in clips.split(64):
                 sigma = torch.full((len(part),), level, device=device)
@@ -105,8 +86,8 @@ class SmoothedRecipe(RecogniserRecipe):
             found[f"accuracy_{level:g}"] = (torch.cat(answers) == self.targets).float().mean().item()
         return {"score": sum(found.values()) / len(found), **found}
 
-    def _heard(self, noisy: Tensor, sigma: Tensor) -> Tensor:
+    def _heard(self, wave: Tensor, sigma: Tensor) -> Tensor:
         if self.denoiser is None:
-            return noisy
+            return wave
         with torch.no_grad():
-            return self.denoiser.to(noisy.device)(noisy, sigma)
+            return self.denoiser.to(wave.device)(wave, sigma)

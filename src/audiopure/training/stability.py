@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from audiopure import hub
 from audiopure.errors import InputError
+from audiopure.training import noisy
 from audiopure.training.recogniser import RecogniserConfig, RecogniserRecipe
-from audiopure.training.smoothed import HELD_OUT, LEVELS
 
 
 class StabilityConfig(RecogniserConfig):
@@ -29,7 +28,7 @@ class StabilityConfig(RecogniserConfig):
         error: weight of the logarithm of the relative squared error.
     """
 
-    initial: str = "small"
+    initial: str | None = "small"
     recogniser: str = "digits"
     least: float = Field(default=0.004, gt=0)
     most: float = Field(default=1.0, gt=0)
@@ -47,22 +46,18 @@ class StabilityRecipe(RecogniserRecipe):
             raise InputError(f"least ({config.least:g}) must not exceed most ({config.most:g})")
         super().__init__(config, root)
         self.recogniser = hub.load(config.recogniser, kind="recogniser")
-        chosen = np.random.default_rng(config.seed).permutation(len(self.held_out))[:HELD_OUT]
-        generator = torch.Generator().manual_seed(config.seed)
-        clips = self.held_out[chosen]
-        self.noisy = [clips + sigma * torch.randn(clips.shape, generator=generator) for sigma in LEVELS]
-        self.targets = self.targets[chosen]
+        self.noisy, self.targets = noisy.held_out(self.held_out, self.targets, config.seed)
 
     def build(self) -> nn.Module:
+        assert self.config.initial is not None
         return hub.load(self.config.initial, kind="denoiser").requires_grad_(True)
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """Clips (B, T), sigma (B,) and standard normal noise (B, T)."""
         wave, _, _ = super().batch(step)
-        rng = np.random.default_rng([self.config.seed, step, 2])
-        low, high = np.log(self.config.least), np.log(self.config.most)
-        sigma = torch.from_numpy(np.exp(rng.uniform(low, high, len(wave)))).float()
-        return wave, sigma, torch.from_numpy(rng.standard_normal(wave.shape, dtype=np.float32))
+        config = self.config
+        sigma, rng = noisy.drawn(config.seed, step, len(wave), config.least, config.most)
+        return wave, sigma, noisy.normal(rng, (len(wave), wave.shape[1]))
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         wave, sigma, noise = batch
@@ -77,7 +72,7 @@ class StabilityRecipe(RecogniserRecipe):
     def validate(self, model: nn.Module) -> dict[str, float]:
         device = next(model.parameters()).device
         recogniser, found = self.recogniser.to(device), {}
-        for level, clips in zip(LEVELS, self.noisy, strict=True):
+        for level, clips in zip(noisy.LEVELS, self.noisy, strict=True):
             parts = [recogniser(model(part.to(device), level)).argmax(1).cpu() for part in clips.split(64)]
             found[f"accuracy_{level:g}"] = (torch.cat(parts) == self.targets).float().mean().item()
         return {"score": sum(found.values()) / len(found), **found}

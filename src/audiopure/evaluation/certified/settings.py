@@ -18,7 +18,7 @@ from audiopure.certification.laws import Gaussian, Laplace, Law
 from audiopure.certification.procedures import Certify, CertifyScores
 from audiopure.certification.representations import Hears, representation
 from audiopure.certification.smoothing import Smoothed
-from audiopure.defended import Defended
+from audiopure.defended import Defended, Guarded
 from audiopure.diffusion.denoiser import Denoiser
 from audiopure.errors import InputError
 from audiopure.noise import NoiseSource
@@ -147,7 +147,7 @@ def _usual(system: System) -> str:
 def _purifier(system: System) -> Purifier | None:
     """The system's purifier, if that is all its defence."""
     model = system.model
-    alone = isinstance(model, Defended) and not isinstance(model.model, Defended)
+    alone = isinstance(model, Defended) and not isinstance(model.model, Guarded)
     return model.purifier if alone and isinstance(model.purifier, Purifier) else None
 
 
