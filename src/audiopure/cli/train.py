@@ -21,7 +21,7 @@ TIMED = 5  # steps after which the whole cost is estimated; the first, which war
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="denoiser, recogniser, adversarial, smoothed, spectrum, stability.")],
+    recipe: Annotated[str, typer.Argument(help="What to train: see docs/train.md.")],
     config: Annotated[Path, typer.Option(help="Settings (TOML), as in recipes/.")],
     output: Annotated[Path, typer.Option(help="Folder of the run; a run that is there is resumed.")],
     data: Annotated[Path | None, typer.Option(help="Folder of datasets; default: AUDIOPURE_DATA.")] = None,
