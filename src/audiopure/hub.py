@@ -25,8 +25,10 @@ from audiopure.errors import WeightsError
 # name in the file -> where the class lives; a new architecture is one file and one line here
 ARCHITECTURES: Mapping[str, str] = {
     "StftDenoiser": "audiopure.nets.stft_denoiser",
+    "ConvTasNet": "audiopure.nets.conv_tasnet",
     "DiffWave": "audiopure.nets.diffwave",
     "MelUNet": "audiopure.nets.mel_unet",
+    "Generator": "audiopure.nets.wavegan",
     "MelResNet": "audiopure.nets.mel_resnet",
     "MelRecogniser": "audiopure.nets.mel_recogniser",
     "M5": "audiopure.nets.m5",
@@ -53,7 +55,8 @@ def save(module: nn.Module, path: str | Path, *, kind: str, card: Mapping[str, A
 
     Args:
         module: an instance of a class in ARCHITECTURES; its `config` holds the constructor's arguments.
-        kind: "denoiser", "eps" (a DDPM noise estimator), "spectrum" (one of spectrograms) or "recogniser".
+        kind: "denoiser", "eps" (a DDPM noise estimator), "spectrum" (one of spectrograms), "enhancer"
+            (waveform to waveform), "generator" (of waveforms) or "recogniser".
         card: JSON-able facts about training data, licence and measurements.
     """
     architecture = type(module).__name__

@@ -18,7 +18,7 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -31,8 +31,10 @@ from torch import Tensor, nn
 from audiopure import hub
 from audiopure.api import load_purifier, load_recogniser
 from audiopure.choices import DEFENCES, GRADIENTS, LEVELS, PRECISIONS, SAMPLERS, choose
+from audiopure.defences.learned import DefenceGan, Enhancer
 from audiopure.defended import Defence, Guarded, defend
 from audiopure.errors import InputError
+from audiopure.nets.wavegan import Generator
 from audiopure.purifier import Purifier
 from audiopure.spectral import KIND, SpectralDefended, load_spectral_purifier
 from audiopure.typed import converted
@@ -240,18 +242,38 @@ def _defended(model: nn.Module, name: str, options: Options) -> nn.Module:
 def _defence(name: str, options: Options, sample_rate: int) -> Defence:
     """What stands before a model at `sample_rate`: one of `choices.DEFENCES`, or a purifier."""
     if name not in DEFENCES:
-        return _purifier(name, options, load_purifier, tuple(_LOADING))
+        return _weights(name, options)
     choice = DEFENCES[name]
     kind = getattr(import_module(choice.module), choice.name)
+    values = _settings(kind, name, options, choice.arguments)
+    return kind(**{**choice.arguments, **values}, sample_rate=sample_rate)
+
+
+NO_SETTINGS = ("return", "sample_rate", "net", "generator")  # of a defence's constructor
+
+
+def _settings(kind: type, name: str, options: Options, fixed: Collection[str]) -> dict[str, Any]:
+    """Settings of a defence, from text to what its constructor takes."""
     hints = get_type_hints(kind.__init__)
-    known = [key for key in hints if key not in ("return", "sample_rate", *choice.arguments)]
+    known = [key for key in hints if key not in (*NO_SETTINGS, *fixed)]
     unknown = [key for key in options if key not in known]
     if unknown:
         raise InputError(
             f"the defence '{name}' has no setting {unknown[0]}; it has: {', '.join(known) or 'none'}"
         )
-    values = {key: converted(text, hints[key], f"{name}: {key}") for key, text in options.items()}
-    return kind(**{**choice.arguments, **values}, sample_rate=sample_rate)
+    return {key: converted(text, hints[key], f"{name}: {key}") for key, text in options.items()}
+
+
+def _weights(name: str, options: Options) -> Defence:
+    """A defence that is a weights file."""
+    kind = hub.describe(name)["kind"]
+    if kind == "enhancer":
+        return Enhancer(hub.load(name), **_settings(Enhancer, name, options, ()))
+    if kind == "generator":
+        net = hub.load(name)
+        assert isinstance(net, Generator)
+        return DefenceGan(net, **_settings(DefenceGan, name, options, ()))
+    return _purifier(name, options, load_purifier, tuple(_LOADING))
 
 
 def _purifier(name: str, options: Options, load: Callable[..., Purifier], known: Sequence[str]) -> Purifier:

@@ -26,6 +26,8 @@ class TrainConfig(Strict):
     learning_rate: float = Field(gt=0)
     warmup: int = Field(default=500, ge=0)  # steps of linear warm-up before the cosine
     weight_decay: float = Field(default=0.01, ge=0)
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.98)  # of AdamW
     clip: float = Field(default=1.0, gt=0)  # gradient norm
     ema: float = Field(default=0.999, ge=0, lt=1)
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -89,6 +89,9 @@ class DenoiserRecipe:
             scores[f"si_sdr_{sigma}"] = si_sdr(model(clean + sigma * noise, sigma), clean).mean().item()
         return {"score": sum(scores.values()) / len(scores), **scores}
 
+    def product(self, model: nn.Module) -> nn.Module:
+        return model
+
 
 def augment(clean: Tensor, rng: np.random.Generator) -> Tensor:
     """Vary what a purifier meets: level, bandwidth, background, clipping, tones. Shape: (B, T) -> (B, T)."""

@@ -92,9 +92,7 @@ def train(
     with _seeded(config.seed, 0):
         model = recipe.build().to(device)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
-    optimiser = torch.optim.AdamW(
-        _parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.98)
-    )
+    optimiser = _optimiser(model, config)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule(config))
     parts = {"model": model, "average": average, "optimiser": optimiser, "scheduler": scheduler}
     state = _resume(folder / "state.pt", config, parts)
@@ -174,6 +172,13 @@ def _seeded(seed: int, step: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed * 1_000_003 + step)
         yield
+
+
+def _optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    groups = _parameter_groups(model, config.weight_decay)
+    if config.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=config.learning_rate)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
 
 
 def _parameter_groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:

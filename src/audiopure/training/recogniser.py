@@ -115,6 +115,9 @@ class RecogniserRecipe:
         # noise counts too: what follows a purifier hears its residue
         return {"score": correct["accuracy"] + 0.25 * correct["accuracy_noisy"], **correct}
 
+    def product(self, model: nn.Module) -> nn.Module:
+        return model
+
     def _items(self, step: int) -> np.ndarray:
         """Clips of this step: every clip once an epoch, in an order that depends on the epoch alone."""
         position = np.arange(step * self.config.batch, (step + 1) * self.config.batch)

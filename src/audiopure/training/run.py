@@ -6,36 +6,51 @@ import hashlib
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch import nn
 
 from audiopure import __version__, hub
 from audiopure.errors import InputError
 from audiopure.training.adversarial import AdversarialConfig, AdversarialRecipe
 from audiopure.training.config import TrainConfig, read_config
 from audiopure.training.denoiser import DenoiserConfig, DenoiserRecipe
+from audiopure.training.enhancer import EnhancerConfig, EnhancerRecipe
 from audiopure.training.loop import Progress, Recipe, train
+from audiopure.training.purifier import PurifierConfig, PurifierRecipe
 from audiopure.training.recogniser import RecogniserConfig, RecogniserRecipe
 from audiopure.training.smoothed import SmoothedConfig, SmoothedRecipe
 from audiopure.training.spectrum import SpectrumConfig, SpectrumRecipe
 from audiopure.training.stability import StabilityConfig, StabilityRecipe
 from audiopure.training.together import team
+from audiopure.training.wavegan import WaveGanConfig, WaveGanRecipe
+
+
+class Stored(Recipe, Protocol):
+    """A recipe whose result becomes a weights file."""
+
+    def product(self, model: nn.Module) -> nn.Module:
+        """What of the trained network is stored."""
+        ...
 
 
 class Entry(NamedTuple):
     config: type[TrainConfig]
-    recipe: Callable[[Any, Path], Recipe]
+    recipe: Callable[[Any, Path], Stored]
 
 
 # a new recipe is one file and one line here
 RECIPES: Mapping[str, Entry] = {
     "adversarial": Entry(AdversarialConfig, AdversarialRecipe),
     "denoiser": Entry(DenoiserConfig, DenoiserRecipe),
+    "enhancer": Entry(EnhancerConfig, EnhancerRecipe),
+    "purifier": Entry(PurifierConfig, PurifierRecipe),
     "recogniser": Entry(RecogniserConfig, RecogniserRecipe),
     "smoothed": Entry(SmoothedConfig, SmoothedRecipe),
     "spectrum": Entry(SpectrumConfig, SpectrumRecipe),
     "stability": Entry(StabilityConfig, StabilityRecipe),
+    "wavegan": Entry(WaveGanConfig, WaveGanRecipe),
 }
 
 
@@ -60,6 +75,7 @@ def run(
     config = read_config(config_path, entry.config)
     recipe = entry.recipe(config, root)
     model, log = train(recipe, config, folder, device=device, report=report)
+    model = recipe.product(model)
     best = max(log, key=lambda line: line["score"])
     card = {
         "recipe": name,

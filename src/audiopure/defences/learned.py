@@ -1,0 +1,84 @@
+"""Defences with weights that are no diffusion model: denoisers, and the nearest word that a GAN can say."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from audiopure.defences.base import WaveformDefence
+from audiopure.errors import InputError
+from audiopure.nets.wavegan import Generator
+from audiopure.noise import FORWARD, NoiseSource
+
+
+class Enhancer(WaveformDefence):
+    """A network from waveform to waveform, without noise of its own (`ConvTasNet`).
+
+    Args:
+        net: called with waveforms (B, T) and lengths (B,); it knows its `sample_rate`.
+    """
+
+    def __init__(self, net: nn.Module):
+        super().__init__(int(net.sample_rate))  # type: ignore[arg-type]
+        self.net = net
+
+    def changed(self, x: Tensor, lengths: Tensor, noise: NoiseSource) -> Tensor:
+        return self.net(x, lengths)
+
+
+class DefenceGan(WaveformDefence):
+    """A clip becomes what a generator says that comes closest to it (Samangouei et al. 2018).
+
+    From several random vectors, each by descent on the mean squared error with momentum; the closest counts.
+    The search has no useful slope: gradients pass straight through, which is declared (`bpda`).
+
+    Args:
+        generator: see `wavegan.Generator`; clips must not be longer than what it says.
+        restarts, steps: vectors to begin with, and steps of each.
+        rate: of the descent, for an error in units of the clip's power.
+    """
+
+    bpda, random = True, True
+
+    MOMENTUM = 0.7
+
+    def __init__(self, generator: Generator, restarts: int = 10, steps: int = 200, rate: float = 10.0):
+        super().__init__(generator.sample_rate)
+        if restarts < 1 or steps < 1 or not rate > 0:
+            raise InputError("Defence-GAN needs restarts, steps and a positive rate")
+        self.generator, self.restarts, self.steps, self.rate = generator, restarts, steps, rate
+
+    def changed(self, x: Tensor, lengths: Tensor, noise: NoiseSource) -> Tensor:
+        if x.shape[1] > self.generator.samples:
+            most = self.generator.samples
+            raise InputError(f"the generator says {most} samples at most, and a clip has {x.shape[1]}")
+        return x + (self._closest(x.detach(), lengths, noise) - x).detach()
+
+    def _closest(self, x: Tensor, lengths: Tensor, noise: NoiseSource) -> Tensor:
+        count, length = x.shape
+        within = (torch.arange(length, device=x.device) < lengths[:, None]).to(x.dtype)
+        power = (x.square().sum(1) / lengths).clamp(min=1e-8)
+        latent = self.generator.latent
+        drawn = noise.normal((count, self.restarts * latent), draw=FORWARD, device=x.device, dtype=x.dtype)
+        # the generator knows uniform vectors
+        z = (2 * torch.special.ndtr(drawn) - 1).unflatten(1, (self.restarts, latent)).flatten(0, 1)
+        goal, mask = (part.repeat_interleave(self.restarts, 0) for part in (x, within))
+        scale = (lengths * power).repeat_interleave(self.restarts)
+        velocity = torch.zeros_like(z)
+        for _ in range(self.steps):
+            with torch.enable_grad():
+                point = z.detach().requires_grad_()
+                error = self._error(point, goal, mask) / scale
+                (slope,) = torch.autograd.grad(error.sum(), point)
+            velocity = self.MOMENTUM * velocity + slope
+            z = (z - self.rate * velocity).clamp(-1, 1)
+        with torch.no_grad():
+            error = self._error(z, goal, mask).unflatten(0, (count, self.restarts))
+            best = z.unflatten(0, (count, self.restarts))[
+                torch.arange(count, device=x.device), error.argmin(1)
+            ]
+            return self.generator(best)[:, :length]
+
+    def _error(self, z: Tensor, goal: Tensor, mask: Tensor) -> Tensor:
+        apart = self.generator(z)[:, : goal.shape[1]] - goal
+        return (apart * mask).square().sum(1)

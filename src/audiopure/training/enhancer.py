@@ -1,0 +1,147 @@
+"""Recipe `enhancer`: Conv-TasNet, trained to take out of speech what does not belong there.
+
+That is either noise, as any speech enhancer learns it, or what attacks on a recogniser have added, crafted
+once and before the training (Joshi et al. 2022, "offline"). The loss is the logarithm of the error that is
+left relative to what was added, so that all levels count alike and no clip's loudness is lost, as it would be
+with the scale-invariant ratio of Conv-TasNet's authors.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from audiopure import hub
+from audiopure.attacks.ball import ball
+from audiopure.nets.conv_tasnet import ConvTasNet
+from audiopure.noise import SeededNoise
+from audiopure.training.adversarial_methods import climb, cross_entropy
+from audiopure.training.config import Strict
+from audiopure.training.recogniser import RecogniserConfig, RecogniserRecipe
+
+HELD_OUT = 200  # clips of the validation split
+GROUP = 50  # clips attacked at a time
+
+
+class Network(Strict):
+    """Arguments of `ConvTasNet`; the defaults are its paper's."""
+
+    filters: int = Field(default=512, gt=0)
+    window: int = Field(default=16, gt=1)
+    bottleneck: int = Field(default=128, gt=0)
+    hidden: int = Field(default=512, gt=0)
+    skip: int = Field(default=128, gt=0)
+    kernel: int = Field(default=3, gt=0)
+    blocks: int = Field(default=8, gt=0)
+    repeats: int = Field(default=3, gt=0)
+
+
+class EnhancerConfig(RecogniserConfig):
+    """Settings of the recipe, beside the augmentation of `recogniser`.
+
+    Attributes:
+        tasnet: size of the network.
+        added: what the speech is to be freed of.
+        recogniser: weights of the recogniser that is attacked.
+        eps: L-inf budget of that attack, relative to full scale.
+        inner: its steps, each a fifth of the budget.
+    """
+
+    tasnet: Network = Network()
+    added: Literal["noise", "attack"] = "noise"
+    recogniser: str = "digits"
+    eps: float = Field(default=0.002, gt=0)
+    inner: int = Field(default=100, gt=0)
+    mixup: float = Field(default=0.0, ge=0, le=1)
+    masking: bool = False
+
+
+class EnhancerRecipe(RecogniserRecipe):
+    kind = "enhancer"
+    config: EnhancerConfig
+
+    def __init__(self, config: EnhancerConfig, root: Path):
+        super().__init__(config, root)
+        self.recogniser = hub.load(config.recogniser, kind="recogniser")
+        self.crafted: dict[int, Tensor] = {}  # groups of clips, attacked when they are first met
+        chosen = np.random.default_rng(config.seed).permutation(len(self.held_out))[:HELD_OUT]
+        self.held_out, self.targets = self.held_out[chosen], self.targets[chosen]
+        rng = np.random.default_rng([config.seed, 1])
+        if config.added == "noise":
+            self.heard = self.held_out.clone()
+            self._spoil(self.heard, rng)
+        else:
+            self.heard = self._attacked(self.held_out, self.targets, config.seed + 1)
+
+    def build(self) -> nn.Module:
+        return ConvTasNet(**self.config.tasnet.model_dump())
+
+    def batch(self, step: int) -> tuple[Tensor, ...]:
+        """Speech with what was added (B, T), and the speech (B, T)."""
+        if self.config.added == "attack":
+            items = self._items(step)
+            start = np.zeros(len(items))
+            return self._offline(items), self.corpus.crops(items, start, self.length)
+        clean, _, _ = super().batch(step)
+        heard = clean.clone()
+        self._spoil(heard, np.random.default_rng([self.config.seed, step, 2]))
+        return heard, clean
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        heard, clean = batch
+        return self._left(model, heard, clean).mean()
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Decibels of what was added that are gone (the score), and what the recogniser answers then."""
+        device = next(model.parameters()).device
+        gone: list[Tensor] = []
+        right: list[Tensor] = []
+        for heard, clean, target in zip(
+            self.heard.split(50), self.held_out.split(50), self.targets.split(50), strict=True
+        ):
+            heard, clean = heard.to(device), clean.to(device)
+            gone.append(-10 / np.log(10) * self._left(model, heard, clean).cpu())
+            # on the CPU, where it may be attacked at the same time for the next batch
+            right.append((self.recogniser(model(heard).float().cpu()).argmax(1) == target).float())
+        return {"score": torch.cat(gone).mean().item(), "accuracy": torch.cat(right).mean().item()}
+
+    def _add_noise(self, wave: Tensor, rng: np.random.Generator) -> None:
+        """Nothing: what is heard gets its noise apart, as the speech without it is the target."""
+
+    def _spoil(self, wave: Tensor, rng: np.random.Generator) -> None:
+        super()._add_noise(wave, rng)
+        # the recogniser's recipe leaves some clips clean, of which there is nothing to learn here
+        sigma = np.exp(rng.uniform(np.log(1e-3), np.log(self.config.noise), (len(wave), 1)))
+        wave += torch.from_numpy(rng.standard_normal(wave.shape) * sigma).float()
+
+    def _left(self, model: nn.Module, heard: Tensor, clean: Tensor) -> Tensor:
+        """Logarithm of the error left over what was added, at best -30 dB. Shape: (B, T) twice -> (B,)."""
+        added = (heard - clean).square().mean(1) + 1e-10
+        return torch.log((model(heard).float() - clean).square().mean(1) / added + 1e-3)
+
+    def _offline(self, items: np.ndarray) -> Tensor:
+        """Training clips as the attack left them. Shape: (len(items), T)."""
+        for group in np.unique(items // GROUP):
+            if int(group) not in self.crafted:
+                whole = np.arange(group * GROUP, min((group + 1) * GROUP, len(self.corpus)))
+                clips = self.corpus.crops(whole, np.zeros(len(whole)), self.length)
+                self.crafted[int(group)] = self._attacked(clips, self.corpus.targets[whole], int(group) + 2)
+        return torch.stack([self.crafted[int(i) // GROUP][int(i) % GROUP] for i in items])
+
+    def _attacked(self, clips: Tensor, targets: Tensor, seed: int) -> Tensor:
+        goal = nn.functional.one_hot(targets, len(self.labels)).float()
+        found = []
+        for number, (wave, own) in enumerate(zip(clips.split(GROUP), goal.split(GROUP), strict=True)):
+
+            def error(x: Tensor, source: SeededNoise, own: Tensor = own) -> Tensor:
+                return cross_entropy(self.recogniser(x).float(), own).sum()
+
+            around = ball("linf", self.config.eps, wave)
+            found.append(climb(error, around, self.config.inner, 0.2, SeededNoise(seed).fresh(number)))
+        return torch.cat(found)

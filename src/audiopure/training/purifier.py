@@ -1,0 +1,123 @@
+"""Recipe `purifier`: what stands before a recogniser, trained through it; the recogniser stays as it is.
+
+With the methods of `adversarial` the whole system is attacked and only the defence learns: Joshi et al. 2022
+for a denoiser without noise of its own (Conv-TasNet), end-to-end training for a diffusion model. With "ssp"
+no recogniser is asked: clips are perturbed against a fixed feature, and the purified shall be the clip again
+(Naseer et al. 2020; S23 to S27).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from audiopure import hub
+from audiopure.api import trained_schedule
+from audiopure.choices import SAMPLERS, choose
+from audiopure.defences.learned import Enhancer
+from audiopure.diffusion.denoiser import EpsDenoiser
+from audiopure.diffusion.schedule import NoiseSchedule
+from audiopure.errors import InputError
+from audiopure.frontend import MelSpectrogram
+from audiopure.level import SpeechLevel
+from audiopure.noise import SeededNoise
+from audiopure.purifier import Purifier
+from audiopure.training.adversarial import AdversarialConfig, AdversarialRecipe
+from audiopure.training.adversarial_methods import METHODS, climb
+
+KINDS = ("denoiser", "eps", "enhancer")  # of weights that stand before a recogniser
+
+
+class PurifierConfig(AdversarialConfig):
+    """Settings of the recipe, beside those of `adversarial`.
+
+    Attributes:
+        initial: weights of the defence to begin with.
+        recogniser: weights of the recogniser.
+        n_star, sampler: of a diffusion model.
+        error: weight of the squared error of purified clean clips, relative to the forward noise or, where
+            there is none, to the clip.
+        feature: weight of the second term of S25 ("ssp").
+    """
+
+    method: Literal["pgd", "fast", "free", "trades", "ssp"] = "pgd"  # type: ignore[assignment]
+    initial: str | None = "small"
+    recogniser: str = "digits"
+    n_star: float = Field(default=3, gt=0)
+    sampler: str = "ddpm"
+    error: float = Field(default=0.3, ge=0)
+    feature: float = Field(default=0.1, ge=0)
+
+
+class PurifierRecipe(AdversarialRecipe):
+    config: PurifierConfig
+
+    def __init__(self, config: PurifierConfig, root: Path):
+        super().__init__(config, root)
+        if config.initial is None or config.defence is not None:
+            raise InputError("the recipe `purifier` needs `initial`, and has no other `defence` before it")
+        facts = hub.describe(config.initial)
+        if facts["kind"] not in KINDS:
+            raise InputError(f"{config.initial} holds a {facts['kind']}, not what stands before a recogniser")
+        self.kind = facts["kind"]
+        self.schedule = trained_schedule(facts) if self.kind == "eps" else NoiseSchedule.linear()
+        self.recogniser = hub.load(config.recogniser, kind="recogniser")
+        self.mel = MelSpectrogram()
+
+    def build(self) -> nn.Module:
+        assert self.config.initial is not None
+        return hub.load(self.config.initial).requires_grad_(True)
+
+    def front(self, model: nn.Module) -> Purifier | Enhancer:
+        """The defence whose weights `model` holds."""
+        if self.kind == "enhancer":
+            return Enhancer(model)
+        denoiser = EpsDenoiser(model, self.schedule) if self.kind == "eps" else model
+        return Purifier(
+            denoiser,  # type: ignore[arg-type]
+            n_star=self.config.n_star,
+            schedule=self.schedule,
+            sampler=choose("sampler", SAMPLERS, self.config.sampler),
+            level=SpeechLevel(),
+        )
+
+    def hear(self, model: nn.Module, wave: Tensor, noise: SeededNoise) -> Tensor:
+        clean = self.front(model)(wave, noise=noise)
+        return self.recogniser.to(wave.device)(clean).float()
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        wave, targets, step = batch
+        noise = SeededNoise(self.config.seed).fresh(int(step))
+        if self.config.method == "ssp":
+            return self._ssp(model, wave, noise)
+        if int(step) % self.config.replays == 0:
+            self.moved = None
+        found = METHODS[self.config.method](self, model, wave, targets, noise)
+        if self.config.error == 0:
+            return found
+        front = self.front(model)
+        apart = (front(wave, noise=noise.fresh(2)) - wave).square().mean(1)
+        unit = wave.square().mean(1) + 1e-8
+        if isinstance(front, Purifier):
+            gain = front.level.gain(front.level.energy(wave))  # type: ignore[arg-type]
+            unit = (front.sigma if gain is None else front.sigma / gain[:, 0]) ** 2
+        return found + self.config.error * torch.log(apart / unit + 1e-3).mean()
+
+    def _ssp(self, model: nn.Module, wave: Tensor, noise: SeededNoise) -> Tensor:
+        """S25, for clips that S23 and S24 have perturbed."""
+        mel = self.mel.to(wave.device)
+        known = mel(wave)
+        config, found = self.config, wave.clone()
+        for number, (rows, around) in enumerate(self.balls(wave)):
+
+            def apart(x: Tensor, source: SeededNoise, own: Tensor = known[rows]) -> Tensor:
+                return (mel(x) - own).abs().flatten(1).amax(1).sum()
+
+            found[rows] = climb(apart, around, config.inner, config.step, noise.fresh(number))
+        clean = self.front(model)(found, noise=noise.fresh(9))
+        audio = (clean - wave).square().mean()
+        return audio + config.feature * (mel(clean) - known).square().mean()

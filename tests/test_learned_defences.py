@@ -1,0 +1,246 @@
+"""Denoisers and generators as defences, and the recipes that train them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from audiopure import InputError, hub
+from audiopure.data.synthetic import write_dataset
+from audiopure.defences.learned import DefenceGan, Enhancer
+from audiopure.evaluation.audit import audit
+from audiopure.nets.conv_tasnet import ConvTasNet, GlobalNorm
+from audiopure.nets.wavegan import Critic, Generator, WaveGan
+from audiopure.noise import SeededNoise
+from audiopure.purifier import Purifier
+from audiopure.systems import load_system
+from audiopure.training.enhancer import EnhancerConfig, EnhancerRecipe
+from audiopure.training.enhancer import Network as TasNet
+from audiopure.training.purifier import PurifierConfig, PurifierRecipe
+from audiopure.training.wavegan import WaveGanConfig, WaveGanRecipe
+
+TINY: dict[str, Any] = {
+    "filters": 16,
+    "window": 32,
+    "bottleneck": 8,
+    "hidden": 12,
+    "skip": 8,
+    "blocks": 3,
+    "repeats": 1,
+}
+SETTINGS: dict[str, Any] = {"steps": 4, "batch": 4, "learning_rate": 1e-3, "background": "sc09"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_dataset(folder / "sc09", clips_per_label=3, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tasnet(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "tasnet.safetensors"
+    hub.save(ConvTasNet(**TINY), path, kind="enhancer", card={})
+    return str(path)
+
+
+def sounds(count: int, samples: int) -> Tensor:
+    return 0.1 * torch.randn(count, samples, generator=torch.Generator().manual_seed(0))
+
+
+def test_conv_tasnet_has_its_papers_size() -> None:
+    """Counted from its hyperparameters; for two sources torchaudio's has 4,984,881 parameters."""
+    n, window, b, h, s, p, x, r = 512, 16, 128, 512, 128, 3, 8, 3
+    block = (b * h + h) + 1 + 2 * h + (h * p + h) + 1 + 2 * h + (h * b + b) + (h * s + s)
+    last = h * b + b  # of the last block, which no other hears
+    whole = 2 * n * window + 2 * n + (n * b + b) + x * r * block - last + 1 + (s * n + n)
+    assert whole + (s * n + n) == 4_984_881
+    with torch.device("meta"):
+        net = ConvTasNet()
+    assert sum(q.numel() for q in net.parameters()) == whole
+
+
+def test_its_normalisation_is_group_normalisation_with_one_group() -> None:
+    x = torch.randn(3, 5, 40, generator=torch.Generator().manual_seed(0))
+    expected = nn.functional.group_norm(x, 1, eps=1e-8)
+    torch.testing.assert_close(GlobalNorm(5)(x, torch.ones(3, 1, 40)), expected)
+
+
+@pytest.mark.parametrize("samples", [500, 512, 4097])
+def test_an_enhancer_keeps_the_shape_and_hears_no_padding(samples: int) -> None:
+    torch.manual_seed(0)
+    defence = Enhancer(ConvTasNet(**TINY).eval())
+    x = sounds(2, samples)
+    found = defence(torch.cat([x, torch.ones(2, 300)], 1), lengths=torch.tensor([samples, samples - 100]))
+    torch.testing.assert_close(found[0, :samples], defence(x)[0])
+    torch.testing.assert_close(found[1, : samples - 100], defence(x[:, : samples - 100])[1])
+    assert (found[0, samples:] == 0).all() and not defence.random
+    with pytest.raises(InputError, match="window"):
+        ConvTasNet(window=15)
+
+
+def test_an_enhancer_is_a_part_of_a_system_with_exact_gradients(tasnet: str) -> None:
+    system = load_system(f"{tasnet}+digits")
+    assert tasnet in system.weights
+    report = audit(
+        system.model,
+        sounds(1, 16_000),
+        torch.tensor([3]),
+        noise=SeededNoise(0),
+        draws=1,
+        probes=2,
+        directions=6,
+    )
+    assert report.verdict == "exact", report.summary
+    with pytest.raises(InputError, match="no setting n_star"):
+        load_system(f"{tasnet},n_star=3+digits")
+
+
+def test_the_generator_says_a_second_and_the_critic_judges_it() -> None:
+    torch.manual_seed(0)
+    words = Generator(width=2, latent=5)(torch.rand(3, 5) * 2 - 1)
+    assert words.shape == (3, 16_384) and float(words.detach().abs().max()) <= 1
+    critic = Critic(width=2)
+    shuffled, again = critic(words), critic(words)
+    assert shuffled.shape == (3,) and not torch.equal(shuffled, again)
+    assert torch.equal(critic.eval()(words), critic(words))
+
+
+def test_the_critics_shuffle_shifts_by_two_samples_at_most() -> None:
+    h = torch.arange(20.0).repeat(200, 1, 1)
+    torch.manual_seed(0)
+    found = Critic(width=2)._shuffled(h)
+    shifts = (found[:, 0, 10] - 10).tolist()
+    assert set(shifts) == {-2.0, -1.0, 0.0, 1.0, 2.0}
+    for row, shift in zip(found[:, 0], shifts, strict=True):
+        assert torch.equal(row[4:16], torch.arange(4.0, 16.0) + shift)
+
+
+def test_defence_gan_finds_what_the_generator_has_said(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    generator = Generator(width=4, latent=2).requires_grad_(False)
+    for layer in generator.layers:
+        layer.get_parameter("weight").mul_(6)
+    said = generator(torch.tensor([[0.3, -0.5], [-0.7, 0.2]]))[:, :16_000]
+    defence = DefenceGan(generator, restarts=6, steps=150, rate=0.02)
+    found = defence(said, noise=SeededNoise(0))
+    assert float((found - said).norm() / said.norm()) < 0.1
+    assert torch.equal(found, defence(said, noise=SeededNoise(0)))
+    other = sounds(2, 16_000)
+    assert float((defence(other, noise=SeededNoise(0)) - other).norm()) > 0.5 * float(other.norm())
+    point = said.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(defence(point, noise=SeededNoise(0)).sum(), point)
+    assert torch.equal(slope, torch.ones_like(said)) and defence.bpda and defence.random
+    with pytest.raises(InputError, match="16384 samples at most"):
+        defence(sounds(1, 17_000))
+    path = tmp_path / "words.safetensors"
+    hub.save(generator, path, kind="generator", card={})
+    assert load_system(f"{path},restarts=2,steps=3+digits").model.purifier.steps == 3  # type: ignore[union-attr]
+    with pytest.raises(InputError, match="positive rate"):
+        DefenceGan(generator, rate=0.0)
+
+
+def test_the_penalty_wants_a_critic_of_slope_one_and_turns_alternate(root: Path) -> None:
+    recipe = WaveGanRecipe(WaveGanConfig(width=2, latent=5, turns=2, **SETTINGS), root)
+    model = recipe.build()
+    assert isinstance(model, WaveGan)
+    for step, generator_learns in ((0, False), (1, True)):
+        model.zero_grad(set_to_none=True)
+        recipe.loss(model, recipe.batch(step)).backward()
+        assert all(p.grad is not None for p in model.critic.parameters())
+        assert all((p.grad is not None) is generator_learns for p in model.generator.parameters())
+    real, z, between, step_number = recipe.batch(0)
+    assert real.shape == (4, 16_384) and z.abs().max() <= 1
+
+    class Slope(Critic):
+        """A linear critic of a given slope: the loss is then its penalty, and means that cancel."""
+
+        size = 1.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.size * x.mean(1) * x.shape[1] ** 0.5
+
+    model.critic = Slope(width=2)
+    generator = model.generator
+    assert isinstance(generator, Generator)
+    means = generator(z).mean() - real.mean()
+    for size in (1.0, 3.0):
+        model.critic.size = size
+        expected = size * means * 128 + 10 * (size - 1) ** 2
+        found = recipe.loss(model, (real, z, between, step_number))
+        assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-3, abs=1e-3)
+    scores = recipe.validate(recipe.build().eval())
+    assert 1 <= scores["score"] <= 10 and isinstance(recipe.product(recipe.build()), Generator)
+
+
+@pytest.mark.parametrize("added", ["noise", "attack"])
+def test_an_enhancer_learns_from_speech_and_what_was_added(added: Any, root: Path) -> None:
+    recipe = EnhancerRecipe(EnhancerConfig(tasnet=TasNet(**TINY), added=added, inner=3, **SETTINGS), root)
+    heard, clean = recipe.batch(1)
+    apart = (heard - clean).abs()
+    if added == "attack":
+        assert 0 < float(apart.max()) <= 0.002 + 1e-7
+        answers = [
+            nn.functional.cross_entropy(recipe.recogniser(x), recipe.corpus.targets[recipe._items(1)])
+            for x in (heard, clean)
+        ]
+        assert answers[0] > answers[1]
+    else:
+        assert (apart.amax(1) > 0.002).all()
+    again = EnhancerRecipe(recipe.config, root)
+    again.batch(0)
+    assert all(torch.equal(a, b) for a, b in zip(again.batch(1), (heard, clean), strict=True))
+
+    class Leaves(nn.Module):
+        def __init__(self, found: Tensor):
+            super().__init__()
+            self.found = found
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.found
+
+    # nothing gone is 0, a tenth of the amplitude left is -20 dB
+    assert float(recipe.loss(Leaves(heard), (heard, clean))) == pytest.approx(0, abs=0.02)
+    tenth = clean + 0.1 * (heard - clean)
+    assert float(recipe.loss(Leaves(tenth), (heard, clean))) == pytest.approx(-4.5, abs=0.1)
+    assert set(recipe.validate(recipe.build().eval())) == {"score", "accuracy"}
+
+
+@pytest.mark.parametrize("method", ["pgd", "trades", "ssp"])
+@pytest.mark.parametrize("what", ["small", "tasnet"])
+def test_a_defence_learns_through_a_recogniser_that_stays(
+    method: Any, what: str, root: Path, tasnet: str
+) -> None:
+    initial = tasnet if what == "tasnet" else "small"
+    config = PurifierConfig(method=method, initial=initial, inner=2, n_star=2, sampler="one-shot", **SETTINGS)
+    recipe = PurifierRecipe(config, root)
+    model = recipe.build().train()
+    before = {name: p.clone() for name, p in recipe.recogniser.named_parameters()}
+    recipe.loss(model, recipe.batch(0)).backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    assert all(p.grad is None and torch.equal(p, before[n]) for n, p in recipe.recogniser.named_parameters())
+    front = recipe.front(model)
+    assert isinstance(front, Purifier if what == "small" else Enhancer)
+    known = {"small": "denoiser", "tasnet": "enhancer"}
+    assert recipe.kind == known[what] and recipe.product(model) is model
+
+
+def test_purified_clips_are_heard_as_the_system_hears_them(root: Path) -> None:
+    recipe = PurifierRecipe(PurifierConfig(n_star=3, **SETTINGS), root)
+    clips, noise = sounds(2, 16_000), SeededNoise(0)
+    system = load_system("small+digits").model
+    assert torch.equal(recipe.hear(recipe.build(), clips, noise), system(clips, noise=noise))
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"initial": "digits"}, "holds a recogniser"),
+        ({"defence": "low-pass"}, "no other `defence`"),
+        ({"sampler": "fastest"}, "no sampler"),
+    ]
+    for settings, message in refused:
+        with pytest.raises(InputError, match=message):
+            PurifierRecipe(PurifierConfig(**SETTINGS, **settings), root).front(hub.load("small"))
