@@ -160,3 +160,17 @@ def test_a_broken_gradient_and_what_is_missing() -> None:
         [*clean, *WHITE[1], *outcomes("again/linf", {k: 1.0 for k in range(6, CLIPS)})],
     )
     assert not any("single clips" in sentence for sentence in notes(result))
+
+
+def test_iterates_are_read_each_by_itself_and_as_the_paper_reads_them() -> None:
+    """A clip that recovers counts again for the one and not for the other, which needs single draws."""
+    traces = [[1.0, 0.0, 1.0, 1.0]] * 8 + [[1.0, 1.0, 1.0, 0.0]] * 5 + [[1.0] * 4] * 7
+    found = [
+        outcome.model_copy(update={"survived": trace})
+        for outcome, trace in zip(WHITE[1], traces, strict=True)
+    ]
+    curves = {curve.axis: curve for curve in judged([(WHITE[0], found)]).curves}
+    assert [round(point.y.value * CLIPS) for point in curves["steps"].points] == [20, 12, 20, 15]
+    assert [round(point.y.value * CLIPS) for point in curves["any-iterate"].points] == [20, 12, 12, 7]
+    several = [outcome.model_copy(update={"survived": [1.0, 0.5, 0.5]}) for outcome in found]
+    assert [curve.axis for curve in judged([(WHITE[0], several)]).curves] == ["steps"]

@@ -166,10 +166,11 @@ class Curve(Record):
     """Average accuracy of a row in one column against something.
 
     Attributes:
-        axis: "steps", "eot", "budget" (a multiple of the protocol's), or "n_star".
+        axis: "steps", "any-iterate" (steps again, but of clips that no draw so far has failed), "eot",
+            "budget" (a multiple of the protocol's), or "n_star".
     """
 
-    axis: Literal["steps", "eot", "budget", "n_star"]
+    axis: Literal["steps", "any-iterate", "eot", "budget", "n_star"]
     title: str
     row: str
     column: str

@@ -184,7 +184,7 @@ def paper() -> Protocol:
         return Pgd(
             norm=norm,  # type: ignore[arg-type]
             eps=PAPER_BUDGETS[norm],
-            steps=70,
+            steps=100,
             step_size="paper",
             random_start=False,
             route=route,
@@ -198,12 +198,12 @@ def paper() -> Protocol:
         (
             Stage(
                 "as-released",
-                "PGD-70 as released: network as a constant",
+                "PGD-100 as released: network as a constant",
                 both(lambda n: attack(n, "network-constant")),
                 note=note,
             ),
             Stage(
-                "as-written", "PGD-70 as written: adjoint", both(lambda n: attack(n, "adjoint")), note=note
+                "as-written", "PGD-100 as written: adjoint", both(lambda n: attack(n, "adjoint")), note=note
             ),
         ),
         note=note,

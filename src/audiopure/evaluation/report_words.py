@@ -13,6 +13,7 @@ from audiopure.evaluation.compare import CLEAN, Difference, chance, compare, poi
 COLUMN_NAMES = {"linf": "L∞", "l2": "L2", "gain": "gain", CLEAN: "clean"}
 AXIS_NAMES = {
     "steps": "attack steps",
+    "any-iterate": "attack steps (clips never wrong until then)",
     "eot": "EOT draws of each gradient",
     "budget": "multiple of the budget",
     "n_star": "n* of the purifier",

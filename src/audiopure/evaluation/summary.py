@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from audiopure.evaluation.card import (
     SCHEMA,
@@ -147,7 +148,10 @@ class _Summary:
         )
 
     def steps(self) -> list[Curve]:
-        """Accuracy of each iterate, for the attacks that count and meet all clips."""
+        """Accuracy of each iterate, for the attacks that count and meet all clips.
+
+        Of attacks with one draw a step also the paper's reading: the clips that no draw so far has failed.
+        """
         curves = []
         for row, planned in ((r, c) for r in self.plan.rows for c in r.conditions):
             found = list(self.table.get((row.key, planned.key), {}).values())
@@ -156,13 +160,14 @@ class _Summary:
             length = min(len(outcome.survived) for outcome in found)
             if length < 3:
                 continue
-            means = [sum(o.survived[k] for o in found) for k in range(length)]
-            points = [Point(x=k, y=proportion(total, len(found))) for k, total in enumerate(means)]
-            note = "each iterate on the draws of its own step, which are new to it"
             title = f"{row.title}, {planned.title}, {planned.budget}"
-            curves.append(
-                Curve(axis="steps", title=title, row=row.key, column=planned.column, points=points, note=note)
-            )
+            means = [sum(o.survived[k] for o in found) for k in range(length)]
+            note = "each iterate on the draws of its own step, which are new to it"
+            curves.append(_curve("steps", title, row.key, planned.column, means, len(found), note))
+            if all(share in (0, 1) for o in found for share in o.survived):
+                never = [sum(all(o.survived[: k + 1]) for o in found) for k in range(length)]
+                note = "no draw of any iterate up to this one failed"
+                curves.append(_curve("any-iterate", title, row.key, planned.column, never, len(found), note))
         return curves
 
     def curve(self, planned: PlannedCurve) -> Curve:
@@ -230,3 +235,16 @@ class _Summary:
             for c in self.plan.clips
             if c.id in right
         ]
+
+
+def _curve(
+    axis: Literal["steps", "any-iterate"],
+    title: str,
+    row: str,
+    column: str,
+    totals: Sequence[float],
+    clips: int,
+    note: str,
+) -> Curve:
+    points = [Point(x=k, y=proportion(total, clips)) for k, total in enumerate(totals)]
+    return Curve(axis=axis, title=title, row=row, column=column, points=points, note=note)
