@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tables import table
-
 from audiopure.evaluation.certified import words
 from audiopure.evaluation.certified.record import Certificates, ClipCertificate
+from audiopure.evaluation.reproduce.reading import table
 
 RECORDS = Path(__file__).resolve().parent / "results" / "certificates"
 SIGMAS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)

@@ -1,19 +1,25 @@
-"""What all benchmarks share: atomic JSON, a description of the machine."""
+"""What all benchmarks share: atomic JSON, a description of the machine, runs of `audiopure` with a record."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import shlex
 import sys
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import audiopure
+from audiopure.evaluation.reproduce.jobs import Job, Place, carry_out
 from audiopure.machine import processor
+
+RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def write_json(path: Path, results: dict[str, Any]) -> None:
@@ -51,3 +57,22 @@ def prepare(threads: int) -> None:
     """Set the number of threads, and flush denormals: sounds that decay to silence are slow with them."""
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
+
+
+def jobs_parser(description: str | None) -> argparse.ArgumentParser:
+    """Options of a benchmark that is a list of jobs."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", required=True, type=Path, help="the folder of sc09")
+    parser.add_argument("--work", required=True, type=Path, help="where unfinished runs lie")
+    parser.add_argument("--only", nargs="+", help="names of runs, NAME* for what begins so; default: all")
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--device", default="cpu")
+    return parser
+
+
+def run_jobs(jobs: Iterable[Job], records: str, options: argparse.Namespace) -> int:
+    """Run those asked for that have no record in results/RECORDS yet. Returns the exit status."""
+    patterns = options.only or ["*"]
+    chosen = [job for job in jobs if any(fnmatchcase(job.name, pattern) for pattern in patterns)]
+    place = Place(options.data, RESULTS / records, options.work, options.workers, options.device)
+    return carry_out(chosen, place, lambda sentence: print(sentence, flush=True))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from tables import table
-
-from audiopure.evaluation.card import Card, Condition, Headline, Metrics, Proportion, Row
+from audiopure.evaluation.card import Card, Row
 from audiopure.evaluation.card_io import read_card
 from audiopure.evaluation.compare import paired_interval, points
+from audiopure.evaluation.reproduce.reading import brief, clean, find, headline, readings, table
 
 CARDS = Path(__file__).resolve().parent / "results" / "findings"
 TITLES = {
@@ -153,32 +152,6 @@ def _with_notes(heads: list[str], body: list[list[str]], found: dict[str, Card])
     hours = sum(card.cost.seconds for card in found.values()) / 3600
     sentences.append(f"{hours:.1f} core hours.")
     return table(heads, body) + "\n\n" + " ".join(sentences)
-
-
-def readings(metrics: Metrics | None) -> str:
-    if metrics is None:
-        return "not run"
-    first = f"**{brief(metrics.average)}**"
-    if metrics.passes == 1:
-        return first
-    return f"{first}<br>{100 * metrics.worst.value:.0f} / {100 * metrics.vote.value:.0f}"
-
-
-def brief(share: Proportion) -> str:
-    return f"{100 * share.value:.1f} [{100 * share.low:.0f}, {100 * share.high:.0f}]"
-
-
-def clean(row: Row) -> Metrics:
-    return find(row, "clean").attacked
-
-
-def headline(row: Row, column: str) -> Metrics | None:
-    found: list[Headline] = [h for h in row.headlines if h.column == column]
-    return found[0].attacked if found else None
-
-
-def find(row: Row, key: str) -> Condition:
-    return next(condition for condition in row.conditions if condition.key == key)
 
 
 def any_iterate(row: Row, key: str) -> str:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from audiopure.evaluation import demo_table
 from audiopure.evaluation.demo_results import DemoResults
+from audiopure.evaluation.reproduce.reading import table
 
 Record = dict[str, Any]
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table whose first column is text and whose others are aligned to the right."""
-    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)])
 
 
 def percent(share: Mapping[str, float], key: str = "value") -> str:

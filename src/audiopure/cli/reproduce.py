@@ -1,0 +1,63 @@
+"""`audiopure reproduce`: a table or figure of the paper, run again and set beside what was published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from audiopure.cli.console import say
+from audiopure.cli.device import prepare
+from audiopure.errors import InputError
+
+
+def reproduce(
+    name: Annotated[str, typer.Argument(help="table1 to table5, tableA to tableG, figure1, 2a, 2b, A, B.")],
+    data: Annotated[Path, typer.Option(help="Folder of spoken digits, sc09 or Speech Commands' own layout.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for tables, figures, records and unfinished runs.")
+    ] = Path("audiopure-paper"),
+    records: Annotated[
+        Path | None, typer.Option(help="Records that are there already; by default OUTPUT/records.")
+    ] = None,
+    weights: Annotated[
+        Path, typer.Option(help="Trained weights that do not ship; rows without theirs say what trains them.")
+    ] = Path("weights"),
+    tables_only: Annotated[bool, typer.Option(help="Run nothing; show what the records hold.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; by default one for each CPU core.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+) -> None:
+    """Run what a table or figure of the paper needs, and write it beside the published numbers.
+
+    Evaluations that were cut off go on; each says beforehand what it costs.
+    """
+    prepare(device, None)
+    from audiopure.evaluation import running, workplace
+    from audiopure.evaluation.reproduce.experiments import experiment
+    from audiopure.evaluation.reproduce.jobs import Place, carry_out, missing
+
+    if not data.is_dir():
+        raise InputError(f"{data}: there is no such folder.")
+    chosen = experiment(name)
+    place = Place(data, records or output / "records", output / "work", workers or running.cores(), device)
+    left = missing(chosen.jobs(weights), place)
+    if not tables_only:
+        if left:
+            say(f"{chosen.title}: {len(left)} runs to do, {', '.join(job.name for job in left)}.")
+        status = carry_out(left, place, say)
+        if status != 0:
+            raise typer.Exit(status)
+        if chosen.measure is not None:
+            chosen.measure(place, say)
+    if chosen.text is not None:
+        text = chosen.text(place, weights)
+        output.mkdir(parents=True, exist_ok=True)
+        workplace.write(output / f"{name}.md", f"# {chosen.title}\n\n{text}\n")
+        typer.echo(text)
+    if chosen.picture is not None:
+        path = output / f"{name}.svg"
+        chosen.picture(place, path)
+        typer.echo(path)

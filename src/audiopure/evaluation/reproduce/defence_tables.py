@@ -1,0 +1,83 @@
+"""Tables of defences: the paper's protocol beside its own figures, then what exact gradients leave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from audiopure.evaluation.card import Card, Proportion
+from audiopure.evaluation.card_io import read_card
+from audiopure.evaluation.reproduce.entries import WEIGHTS, Entry
+from audiopure.evaluation.reproduce.jobs import Job, Place
+from audiopure.evaluation.reproduce.reading import NOT_RUN, brief, clean, headline, iterate, readings, table
+
+NORMS = {"linf": "L∞", "l2": "L2"}
+Column = tuple[str, int]
+ABOUT = (
+    "Accuracy in %, in round brackets as published. First the paper's protocol after so many steps of PGD, "
+    "as released: a clip counts as broken once any single draw of any iterate fails. Then `standard`: the "
+    "average over 20 fresh passes against exact gradients and six other attacks, with its 95 % interval over "
+    "100 clips; below it the share right in every pass / by majority vote."
+)
+
+
+def jobs(entries: Sequence[Entry], weights: Path) -> list[Job]:
+    """Both protocols for every row whose weights there are, the cheap ones first."""
+    ready = [entry for entry in entries if not entry.absent(weights)]
+    return [entry.job(protocol, weights) for protocol in ("paper", "standard") for entry in ready]
+
+
+def defences(entries: Sequence[Entry], columns: Sequence[Column], place: Place, weights: Path) -> str:
+    """One row for each defence; in brackets what the paper has."""
+    body = []
+    for entry in entries:
+        paper, standard = (_card(place, f"{protocol}-{entry.key}") for protocol in ("paper", "standard"))
+        known = entry.published
+        any_card = paper or standard
+        first = f"{100 * clean(any_card.rows[0]).average.value:.0f}" if any_card else NOT_RUN
+        cells = [entry.title, first + (f" ({known.clean:g})" if known else "")]
+        for norm, steps in columns:
+            share = iterate(paper, norm, steps) if paper else None
+            cell = NOT_RUN if share is None else f"{100 * share.value:.0f}"
+            value = known.robust.get((norm, steps)) if known else None
+            cells.append(cell if value is None else f"{cell} ({value:g})")
+        cells += [readings(headline(standard.rows[0], norm)) if standard else NOT_RUN for norm in NORMS]
+        body.append(cells)
+    heads = ["defence", "clean", *(f"{NORMS[norm]}, {steps}" for norm, steps in columns)]
+    heads += [f"exact, {name}" for name in NORMS.values()]
+    return table(heads, body) + "\n\n" + _about(entries, place, weights)
+
+
+def _about(entries: Sequence[Entry], place: Place, weights: Path) -> str:
+    sentences = [ABOUT]
+    missing = dict.fromkeys(name for entry in entries for name in entry.absent(weights))
+    sentences += [f"Not trained: {name} (`audiopure train {WEIGHTS[name]}`)." for name in missing]
+    flags = [
+        f"{entry.title}: {flag.sentence}"
+        for entry in entries
+        if (card := _card(place, f"standard-{entry.key}"))
+        for flag in card.flags
+        if flag.kind == "violation"
+    ]
+    return " ".join([*sentences, *(f"**Flagged.** {flag}" for flag in flags)])
+
+
+def transfers(place: Place, keys: Sequence[tuple[str, str]]) -> str:
+    """What attacks made on a stolen copy do to the system (table A): `standard`'s rows for it."""
+    body = []
+    for key, title in keys:
+        card = _card(place, f"standard-{key}")
+        for norm, name in NORMS.items():
+            found = None if card is None else _condition(card, f"transfer/{norm}")
+            cells = [NOT_RUN] if found is None else [brief(found)]
+            body.append([title, name, *cells])
+    return table(["system", "norm", "transferred attacks"], body)
+
+
+def _condition(card: Card, key: str) -> Proportion | None:
+    return next((c.attacked.average for c in card.rows[0].conditions if c.key == key), None)
+
+
+def _card(place: Place, name: str) -> Card | None:
+    path = place.records / f"{name}.json"
+    return read_card(path) if path.is_file() else None

@@ -1,0 +1,85 @@
+"""Runs of `audiopure` behind a table: each resumable in its folder, its record kept where tables find it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+RECORDS = {"evaluate": "report.json", "certify": "certificates.json"}
+
+
+class Job(NamedTuple):
+    """One run of a command.
+
+    Attributes:
+        name: of its folder and of its record.
+        command: "evaluate" or "certify".
+        words: options of the command, without data, device, workers and output.
+    """
+
+    name: str
+    command: str
+    words: tuple[str, ...]
+
+
+def evaluation(name: str, system: str, protocol: str, clips: int = 100) -> Job:
+    """An evaluation of a system under a protocol."""
+    return Job(name, "evaluate", ("--system", system, "--protocol", protocol, "--limit", str(clips)))
+
+
+class Place(NamedTuple):
+    """Where jobs find their data and leave what they have.
+
+    Attributes:
+        data: folder of the dataset.
+        records: of the finished jobs, one file each; what is there is not run again.
+        work: of the unfinished ones.
+        workers: processes on a CPU.
+        device: "cpu", "cuda" ...
+    """
+
+    data: Path
+    records: Path
+    work: Path
+    workers: int
+    device: str = "cpu"
+
+    def record(self, job: Job) -> Path:
+        return self.records / f"{job.name}.json"
+
+
+def missing(jobs: Sequence[Job], place: Place) -> list[Job]:
+    """Those without a record, each once."""
+    return [job for job in dict.fromkeys(jobs) if not place.record(job).is_file()]
+
+
+def carry_out(jobs: Sequence[Job], place: Place, say: Callable[[str], None] = lambda sentence: None) -> int:
+    """Run what is missing, one after another. Returns 0, or the exit status of the command that failed."""
+    left = missing(jobs, place)
+    for number, job in enumerate(left, start=1):
+        words = [job.command, *job.words, "--data", str(place.data), "--device", place.device]
+        if place.device == "cpu":
+            words += ["--workers", str(place.workers)]
+        folder = place.work / job.name
+        words += ["-o", str(folder)]
+        say(f"{number} of {len(left)}: audiopure {' '.join(words)}")
+        status = subprocess.call([sys.executable, "-m", "audiopure", *words])
+        if status != 0:
+            return status
+        keep(json.loads((folder / RECORDS[job.command]).read_text()), place.record(job))
+    return 0
+
+
+def keep(record: dict[str, Any], path: Path) -> None:
+    """A record without its examples, which name sounds that stay behind; written whole or not at all."""
+    if "examples" in record:
+        record = record | {"examples": []}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(json.dumps(record) + "\n")
+    os.replace(partial, path)

@@ -1,0 +1,173 @@
+"""The paper's figures in our setting, as SVG; the same records give the same file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from audiopure.api import load_purifier, load_recogniser
+from audiopure.attacks import PAPER_BUDGETS, Pgd
+from audiopure.data.layouts import load_dataset
+from audiopure.defended import defend
+from audiopure.errors import InputError
+from audiopure.evaluation.card import Card, Curve
+from audiopure.evaluation.card_io import read_card
+from audiopure.evaluation.certified.record import Certificates
+from audiopure.evaluation.reproduce.certified_tables import METHODS, SIGMAS
+from audiopure.evaluation.reproduce.entries import Entry
+from audiopure.evaluation.reproduce.jobs import Place
+from audiopure.noise import SeededNoise
+
+NORMS = {"linf": "L∞ ≤ 0.002", "l2": "L2 ≤ 0.253"}
+COLOURS = ("#8a6d00", "#b3261e", "#1d5bbf", "#2e7d32", "#6a1b9a", "#455a64")
+DASHES = ((1, 2), (4, 2), (1, 0), (6, 2, 1, 2), (3, 1), (2, 2, 6, 2))
+LARGER = (0.002, 0.01, 0.02, 0.03, 0.04, 0.05)  # budgets of figure B
+
+
+def against(axis: str, label: str) -> Callable[[Sequence[Entry], Place, Path], None]:
+    """A picture of the curves "steps" or "eot" of `standard`'s cards: figures 2a and 2b."""
+
+    def draw(entries: Sequence[Entry], place: Place, path: Path) -> None:
+        cards = {entry.title.replace("**", ""): card for entry in entries if (card := _card(place, entry))}
+        lines = {
+            norm: [(title, curve) for title, card in cards.items() if (curve := _curve(card, axis, norm))]
+            for norm in NORMS
+        }
+        shown = [norm for norm, found in lines.items() if found]
+        if not shown:
+            raise InputError("there is no record to draw yet; run the evaluations first")
+        pyplot = _pyplot()
+        figure, axes = pyplot.subplots(1, len(shown), figsize=(4.4 * len(shown), 3.4), squeeze=False)
+        for place_, norm in zip(axes[0], shown, strict=True):
+            for number, (title, curve) in enumerate(lines[norm]):
+                xs = [point.x for point in curve.points]
+                ys = [[100 * getattr(p.y, key) for p in curve.points] for key in ("value", "low", "high")]
+                _line(place_, number, xs, ys, title)
+            _dress(place_, label, NORMS[norm])
+        axes[0][0].set_ylabel("accuracy, %")
+        _save(figure, path)
+
+    return draw
+
+
+def certified(place: Place, path: Path) -> None:
+    """Certified accuracy against the radius at the paper's two noise levels: figure A."""
+    found = {
+        (method, sigma): Certificates.model_validate_json(record.read_bytes())
+        for method in METHODS
+        for sigma in SIGMAS
+        if (record := place.records / f"{method}-{sigma:g}.json").is_file()
+    }
+    if not found:
+        raise InputError("there is no record to draw yet; run the certifications first")
+    figure, axes = _pyplot().subplots(1, len(SIGMAS), figsize=(4.4 * len(SIGMAS), 3.4), squeeze=False)
+    for axis, sigma in zip(axes[0], SIGMAS, strict=True):
+        for number, (method, (title, _)) in enumerate(METHODS.items()):
+            if (method, sigma) in found:
+                record = found[method, sigma]
+                radii = [4 * sigma * k / 80 for k in range(81)]
+                shares = [record.certified(radius) for radius in radii]
+                ys = [[100 * getattr(s, key) for s in shares] for key in ("value", "low", "high")]
+                _line(axis, number, radii, ys, title)
+        _dress(axis, "L2 radius", f"sigma {sigma:g}")
+    axes[0][0].set_ylabel("certified accuracy, %")
+    _save(figure, path)
+
+
+def overview(place: Place, path: Path) -> None:
+    """A word, attacked and purified, as wave and as spectrogram, with what is heard: figure 1."""
+    clip, label, recogniser = _word(place)
+    defended = defend(recogniser, load_purifier())
+    found = _attacked(recogniser, clip, label, PAPER_BUDGETS["linf"])
+    with torch.no_grad():
+        clean = defended.purify(found, noise=SeededNoise(0))
+    stages = {"attacked": found, "purified": clean}
+    figure, axes = _pyplot().subplots(2, 3, figsize=(9.6, 4.2))
+    for column, (name, wave) in enumerate({"recorded": clip, **stages}.items()):
+        with torch.no_grad():
+            heard = recogniser.labels[int(recogniser(wave).argmax())]
+            picture = recogniser.frontend(wave)[0].numpy()
+        _wave(axes[0][column], wave, f"{name}: heard as “{heard}”")
+        axes[1][column].imshow(picture, origin="lower", aspect="auto", cmap="magma", vmin=-35, vmax=20)
+        axes[1][column].set(xlabel="frame", ylabel="mel band" if column == 0 else None)
+    _save(figure, path)
+
+
+def budgets(place: Place, path: Path) -> None:
+    """The same word under larger and larger budgets: figure B."""
+    clip, label, recogniser = _word(place)
+    figure, axes = _pyplot().subplots(2, 4, figsize=(11, 4.2), sharey=True)
+    waves = {"clean": clip}
+    waves |= {f"eps = {eps:g}": _attacked(recogniser, clip, label, eps) for eps in LARGER}
+    for axis, (name, wave) in zip(axes.flat, waves.items(), strict=False):
+        _wave(axis, wave, name)
+    axes.flat[-1].set_axis_off()
+    _save(figure, path)
+
+
+def _word(place: Place) -> tuple[Tensor, int, Any]:
+    """A word of the test split, of median loudness, that the recogniser hears if it hears any."""
+    clips = load_dataset(place.data.name, place.data.parent, "test")
+    clips = clips.stratified(min(20, len(clips)), seed=0)
+    recogniser: Any = load_recogniser()
+    waves = [torch.nn.functional.pad(w, (0, max(0, 16_000 - len(w)))) for w in clips.load_all(16_000)]
+    labels = clips.targets().tolist()
+    with torch.no_grad():
+        right = [k for k, w in enumerate(waves) if int(recogniser(w[None]).argmax()) == labels[k]]
+    words = sorted(right or range(len(waves)), key=lambda k: float(waves[k].square().mean()))
+    chosen = words[len(words) // 2]
+    return waves[chosen][None], labels[chosen], recogniser
+
+
+def _attacked(model: Any, clip: Tensor, label: int, eps: float) -> Tensor:
+    attack = Pgd(norm="linf", eps=eps, steps=50, step_size=eps / 4)
+    return attack(model, clip, torch.tensor([label]), noise=SeededNoise(0)).adversarial
+
+
+def _card(place: Place, entry: Entry) -> Card | None:
+    path = place.records / f"standard-{entry.key}.json"
+    return read_card(path) if path.is_file() else None
+
+
+def _curve(card: Card, axis: str, norm: str) -> Curve | None:
+    first = card.rows[0].key
+    return next((c for c in card.curves if (c.axis, c.row, c.column) == (axis, first, norm)), None)
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    pyplot.rcParams["svg.hashsalt"] = "audiopure"
+    return pyplot
+
+
+def _line(axis: Any, number: int, xs: Sequence[float], ys: Sequence[Sequence[float]], title: str) -> None:
+    colour, dashes = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
+    axis.plot(xs, ys[0], color=colour, dashes=dashes, label=title)
+    axis.fill_between(xs, ys[1], ys[2], color=colour, alpha=0.12, linewidth=0)
+
+
+def _dress(axis: Any, label: str, title: str) -> None:
+    axis.set(xlabel=label, title=title, ylim=(0, 102))
+    axis.grid(alpha=0.25)
+    axis.legend(frameon=False, fontsize=8)
+
+
+def _wave(axis: Any, wave: Tensor, title: str) -> None:
+    samples = wave[0].numpy()
+    axis.plot([k / 16_000 for k in range(len(samples))], samples, linewidth=0.4, color=COLOURS[2])
+    axis.set(title=title, xlim=(0, len(samples) / 16_000), ylim=(-1, 1))
+    axis.title.set_fontsize(9)
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})

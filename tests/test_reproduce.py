@@ -1,0 +1,164 @@
+"""The paper's tables and figures: their published numbers, what they need, and how they are written."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from card_factory import curve, full_card
+
+from audiopure import InputError
+from audiopure.cli.main import main
+from audiopure.data.synthetic import write_dataset
+from audiopure.evaluation.reproduce import entries, published
+from audiopure.evaluation.reproduce.experiments import EXPERIMENTS, experiment
+from audiopure.evaluation.reproduce.jobs import Job, Place, carry_out, evaluation, keep, missing
+from audiopure.evaluation.reproduce.reading import iterate
+from audiopure.systems import load_system
+from audiopure.training.config import read_config
+from audiopure.training.run import RECIPES
+
+ROOT = Path(__file__).resolve().parents[1]
+ENTRIES = [
+    *(entries.NONE, entries.PURIFIED, entries.ONE_SHOT, entries.NOISE_ONLY),
+    *entries.TRANSFORMATIONS,
+    *entries.ADVERSARIAL,
+    *entries.SPECTRAL,
+    *entries.TUNED,
+    *entries.OTHER_DENOISERS,
+    *entries.JACOBIANS,
+    *entries.OTHER_CLASSIFIERS,
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "sc09"
+    write_dataset(folder, clips_per_label=3, seed=0)
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path: Path, data: Path) -> Place:
+    return Place(data, tmp_path / "records", tmp_path / "work", 1)
+
+
+def run(*words: object) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main(["reproduce", *map(str, words)])
+    return int(stopped.value.code or 0)
+
+
+def test_every_table_and_figure_of_the_paper_has_its_name() -> None:
+    tables = [f"table{name}" for name in "12345ABCDEFG"]
+    figures = [f"figure{name}" for name in ("1", "2a", "2b", "A", "B")]
+    assert set(EXPERIMENTS) == {*tables, *figures}
+    for name, found in EXPERIMENTS.items():
+        assert (found.text is not None) == name.startswith("table")
+        assert (found.picture is not None) == name.startswith("figure")
+    with pytest.raises(InputError, match="there are: table1"):
+        experiment("table9")
+
+
+def test_published_rows_are_complete_and_the_headlines_are_those_of_the_abstract() -> None:
+    for name, row in published.MAIN.items():
+        expected = 11 if name == "diffspec" else 12
+        assert len(row.robust) == expected and all(0 <= value <= 100 for value in row.robust.values())
+    purified = published.MAIN["n3"].robust
+    assert purified["linf", 70] == purified["linf", 100] == purified["l2", 100] == 84
+    assert published.MAIN["advtr"].robust["linf", 100] == 71
+    assert all(len(values) == len(published.RADII) for values in published.CERTIFIED.values())
+    # no certified accuracy grows with the radius
+    assert all(list(v) == sorted(v, reverse=True) for v in published.CERTIFIED.values())
+
+
+def test_every_row_names_a_system_or_the_recipe_that_trains_it() -> None:
+    assert len({entry.key for entry in ENTRIES}) == len(ENTRIES)
+    for entry in ENTRIES:
+        assert set(entry.weights) <= set(entries.WEIGHTS)
+        if not entry.weights:
+            assert load_system(entry.system).labels
+    for command in entries.WEIGHTS.values():
+        recipe, option, config = command.split()
+        assert option == "--config"
+        read_config(ROOT / config, RECIPES[recipe].config)
+
+
+def test_what_has_a_record_is_not_run_again_and_a_failure_stops(
+    place: Place, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done, refused = evaluation("done", "digits", "quick"), evaluation("refused", "nothing", "quick")
+    keep({"examples": [{"audio": "a.wav"}], "value": 1}, place.record(done))
+    assert json.loads(place.record(done).read_text()) == {"examples": [], "value": 1}
+    assert missing([done, refused, refused], place) == [refused]
+    assert carry_out([done], place) == 0
+    assert carry_out([refused, Job("later", "evaluate", ())], place) == 2
+    assert "no weights at 'nothing'" in capfd.readouterr().err and not place.record(refused).is_file()
+
+
+def test_iterates_are_read_as_the_paper_counts() -> None:
+    curves = [curve("any-iterate", "linf", [(0, 30), (10, 24)]), curve("any-iterate", "linf", [(10, 12)])]
+    card = full_card().model_copy(update={"curves": [curve("steps", "linf", [(10, 30)]), *curves]})
+    values = [iterate(card, "linf", 10), iterate(card, "linf", 10, 1)]
+    assert [share and share.value for share in values] == [24 / 30, 12 / 30]
+    assert iterate(card, "linf", 5) is None and iterate(card, "l2", 10) is None
+
+
+def test_a_table_stands_beside_the_published_one_and_says_what_is_missing(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    falling = [(k, 27 - k / 10) for k in published.STEPS]
+    curves = [curve("any-iterate", column, falling) for column in ("linf", "l2")]
+    paper = full_card().model_copy(update={"curves": curves})
+    for name, card in (("paper-none", paper), ("standard-none", full_card())):
+        keep(json.loads(card.model_dump_json(by_alias=True)), place.records / f"{name}.json")
+    words = ("--data", place.data, "--records", place.records, "-o", tmp_path, "--tables-only")
+    assert run("table1", *words) == 0
+    text = capsys.readouterr().out
+    row = next(line for line in text.splitlines() if line.startswith("| none |"))
+    average = full_card().rows[0].headlines[0].attacked.average
+    assert "| 87 (3) |" in row and "| 57 (0) |" in row and f"**{100 * average.value:.1f} [" in row
+    assert "Not trained: digits-advtr (`audiopure train adversarial --config" in text
+    assert "**Flagged.** none: Accuracy rises" in text
+    assert (tmp_path / "table1.md").read_text().endswith(text)
+    for name in ("table2", "table3", "table4", "table5", *(f"table{c}" for c in "ABCDEFG")):
+        assert run(name, *words) == 0
+        written = capsys.readouterr().out
+        if name == "tableB":
+            assert written.startswith("Not run: ")
+            continue
+        head, rule, *body = written.splitlines()
+        lines = [line for line in body if line.startswith("|")]
+        assert lines and re.fullmatch(r"\| --- \|( ---: \|)+", rule)
+        assert all(line.count("|") == head.count("|") for line in lines)
+
+
+def test_figures_are_drawn_from_sound_and_from_records(place: Place, tmp_path: Path) -> None:
+    words = ("--data", place.data, "--records", place.records, "-o", tmp_path, "--tables-only")
+    for name in ("figure1", "figureB"):
+        assert run(name, *words) == 0
+        assert (tmp_path / f"{name}.svg").read_text().rstrip().endswith("</svg>")
+    assert run("figure2a", *words) == 2 and run("figureA", *words) == 2
+    keep(json.loads(full_card().model_dump_json(by_alias=True)), place.records / "standard-n3.json")
+    for name in ("figure2a", "figure2b"):
+        assert run(name, *words) == 0
+        first = (tmp_path / f"{name}.svg").read_bytes()
+        assert run(name, *words) == 0 and (tmp_path / f"{name}.svg").read_bytes() == first
+
+
+def test_inference_is_timed_at_every_level(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("tableG", "--data", place.data, "-o", tmp_path) == 0
+    record = json.loads((tmp_path / "records" / "inference-cost.json").read_text())
+    assert list(record["seconds"]) == [str(n) for n in published.SECONDS]
+    assert 0 < record["seconds"]["0"] < record["seconds"]["10"]
+    assert f"| {record['seconds']['3']:.4f} |" in capsys.readouterr().out
+
+
+def test_bad_input_is_one_sentence_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("table1", "--data", tmp_path / "nowhere") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert run("table6", "--data", tmp_path) == 2
