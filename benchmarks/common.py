@@ -17,7 +17,7 @@ import torch
 
 import audiopure
 from audiopure.evaluation.reproduce.jobs import Job, Place, carry_out
-from audiopure.machine import processor
+from audiopure.machine import device_name
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -43,12 +43,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def machine(device: str = "cpu") -> dict[str, Any]:
     """What a timing or a rounding error depends on."""
-    on_cuda = torch.device(device).type == "cuda"
     return {
         "audiopure": audiopure.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if on_cuda else processor(),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
     }
 

@@ -54,10 +54,10 @@ def run(*words: object) -> int:
 def test_every_table_and_figure_of_the_paper_has_its_name() -> None:
     tables = [f"table{name}" for name in "12345ABCDEFG"]
     figures = [f"figure{name}" for name in ("1", "2a", "2b", "A", "B")]
-    assert set(EXPERIMENTS) == {*tables, *figures}
+    assert set(EXPERIMENTS) == {*tables, *figures, "ranking"}
     for name, found in EXPERIMENTS.items():
-        assert (found.text is not None) == name.startswith("table")
-        assert (found.picture is not None) == name.startswith("figure")
+        assert (found.text is not None) == (not name.startswith("figure"))
+        assert (found.picture is not None) == (not name.startswith("table"))
     with pytest.raises(InputError, match="there are: table1"):
         experiment("table9")
 
@@ -156,6 +156,25 @@ def test_inference_is_timed_at_every_level(
     assert list(record["seconds"]) == [str(n) for n in published.SECONDS]
     assert 0 < record["seconds"]["0"] < record["seconds"]["10"]
     assert f"| {record['seconds']['3']:.4f} |" in capsys.readouterr().out
+
+
+def test_defences_are_ranked_by_what_they_withstand(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = full_card()
+    weak = card.rows[1].model_copy(update={"key": "system"})
+    for name, found in (("none", card.model_copy(update={"rows": [weak]})), ("low-pass", card)):
+        keep(json.loads(found.model_dump_json(by_alias=True)), place.records / f"standard-{name}.json")
+    chosen = EXPERIMENTS["ranking"]
+    assert chosen.measure is not None
+    chosen.measure(place, Path("none"), lambda sentence: None)
+    timed = json.loads((place.records / "defence-costs.json").read_text())["seconds"]
+    assert set(timed) == {"none", "low-pass"} and all(0 < value < 10 for value in timed.values())
+    words = ("--data", place.data, "--records", place.records, "-o", tmp_path, "--tables-only")
+    assert run("ranking", *words) == 0
+    titles = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[2:4]]
+    assert titles == ["low-pass (LPF)", "none"]
+    assert (tmp_path / "ranking.svg").is_file()
 
 
 def test_bad_input_is_one_sentence_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 
+import torch
+
 
 def processor() -> str:
     """The CPU's name."""
@@ -13,3 +15,9 @@ def processor() -> str:
         return names[0]
     except (OSError, IndexError):
         return platform.processor() or platform.machine()
+
+
+def device_name(device: torch.device | str) -> str:
+    """The name of the GPU, or of the processor."""
+    chosen = torch.device(device)
+    return torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else processor()

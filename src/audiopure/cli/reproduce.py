@@ -13,7 +13,7 @@ from audiopure.errors import InputError
 
 
 def reproduce(
-    name: Annotated[str, typer.Argument(help="table1 to table5, tableA to tableG, figure1, 2a, 2b, A, B.")],
+    name: Annotated[str, typer.Argument(help="table1 to 5, tableA to G, figure1, 2a, 2b, A, B; ranking.")],
     data: Annotated[Path, typer.Option(help="Folder of spoken digits, sc09 or Speech Commands' own layout.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for tables, figures, records and unfinished runs.")
@@ -51,7 +51,7 @@ def reproduce(
         if status != 0:
             raise typer.Exit(status)
         if chosen.measure is not None:
-            chosen.measure(place, say)
+            chosen.measure(place, weights, say)
     if chosen.text is not None:
         text = chosen.text(place, weights)
         output.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ from audiopure.evaluation.protocols import protocol
 from audiopure.evaluation.recordings import recorded
 from audiopure.evaluation.stages import BATCH, Context, Protocol
 from audiopure.evaluation.worker import Tick, Worker
-from audiopure.machine import processor
+from audiopure.machine import device_name
 from audiopure.noise import SeededNoise
 from audiopure.systems import System, as_system, load_system
 from audiopure.typed import validated
@@ -254,6 +254,9 @@ def _attacker_clips(config: EvaluationConfig, system: System) -> Dataset | None:
 
 def machine(device: str, workers: int, threads: int) -> dict[str, Any]:
     """What a run's record says of where it ran."""
-    on_cuda = torch.device(device).type == "cuda"
-    name = torch.cuda.get_device_name(device) if on_cuda else processor()
-    return {"device": name, "workers": workers, "threads": threads, "platform": platform.platform()}
+    return {
+        "device": device_name(device),
+        "workers": workers,
+        "threads": threads,
+        "platform": platform.platform(),
+    }

@@ -98,6 +98,7 @@ def train(
     state = _resume(folder / "state.pt", config, parts)
     autocast = config.precision == "bf16"
     started, first, since = time.monotonic(), state["step"], state["sum"]
+    before = state["seconds"]
     together = team()
     last = config.steps if state["idle"] is None else first  # a run that has stopped early stays so
 
@@ -139,7 +140,7 @@ def train(
         if together.leads:
             report(Progress(done, config.steps, loss.item(), left, validation))
             if validation is not None or done % config.checkpoint_every == 0:
-                state.update(step=done, sum=since)
+                state.update(step=done, sum=since, seconds=before + time.monotonic() - started)
                 _save(folder, state, config, parts)
         if stop:
             break
@@ -153,6 +154,11 @@ def train(
         best = recipe.build().to(device)
     best.load_state_dict(state["weights"])
     return best.eval().requires_grad_(False), state["log"]
+
+
+def seconds_spent(folder: Path) -> float:
+    """Seconds that the run in a folder has trained, all its resumptions together."""
+    return float(torch.load(folder / "state.pt", weights_only=True, map_location="cpu")["state"]["seconds"])
 
 
 def _batches(recipe: Recipe, first: int, steps: int) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
@@ -198,7 +204,7 @@ def _update(average: AveragedModel, model: nn.Module, step: int, ema: float) -> 
 def _resume(path: Path, config: TrainConfig, parts: Mapping[str, Any]) -> dict[str, Any]:
     if not path.is_file():
         start = {"step": 0, "logged": 0, "sum": 0.0, "log": [], "best": -math.inf, "weights": {}}
-        return start | {"since_best": 0, "idle": None}
+        return start | {"since_best": 0, "idle": None, "seconds": 0.0}
     try:
         saved = torch.load(path, weights_only=True, map_location="cpu")
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:

@@ -13,11 +13,12 @@ from torch import nn
 
 from audiopure import __version__, hub
 from audiopure.errors import InputError
+from audiopure.machine import device_name
 from audiopure.training.adversarial import AdversarialConfig, AdversarialRecipe
 from audiopure.training.config import TrainConfig, read_config
 from audiopure.training.denoiser import DenoiserConfig, DenoiserRecipe
 from audiopure.training.enhancer import EnhancerConfig, EnhancerRecipe
-from audiopure.training.loop import Progress, Recipe, train
+from audiopure.training.loop import Progress, Recipe, seconds_spent, train
 from audiopure.training.purifier import PurifierConfig, PurifierRecipe
 from audiopure.training.recogniser import RecogniserConfig, RecogniserRecipe
 from audiopure.training.smoothed import SmoothedConfig, SmoothedRecipe
@@ -75,22 +76,29 @@ def run(
     config = read_config(config_path, entry.config)
     recipe = entry.recipe(config, root)
     model, log = train(recipe, config, folder, device=device, report=report)
-    model = recipe.product(model)
     best = max(log, key=lambda line: line["score"])
+    model = recipe.product(model)
+    if not team().leads:
+        return folder / "model.safetensors"
     card = {
         "recipe": name,
         "config": config.model_dump(),
         "version": __version__,
         "torch": torch.__version__,
         "data": {dataset: data_hash(root / dataset) for dataset in _datasets(config)},
+        "cost": {
+            "seconds": round(seconds_spent(folder)),
+            "processes": team().size,
+            "machine": device_name(device),
+            "threads": torch.get_num_threads(),
+        },
         "parameters": sum(p.numel() for p in model.parameters()),
         "validation": best,
         "licence": "Apache-2.0; training data: see LICENSES/ATTRIBUTION.md",
     }
     path = folder / "model.safetensors"
-    if team().leads:
-        hub.save(model, path, kind=recipe.kind, card=card)
-        shutil.copyfile(config_path, folder / "config.toml")
+    hub.save(model, path, kind=recipe.kind, card=card)
+    shutil.copyfile(config_path, folder / "config.toml")
     return path
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from audiopure.evaluation.card import Card
-from audiopure.evaluation.card_io import read_card
 from audiopure.evaluation.reproduce.jobs import Job, Place, evaluation
 from audiopure.evaluation.reproduce.published import BUDGET_STEPS, BUDGETS, LARGE
-from audiopure.evaluation.reproduce.reading import NOT_RUN, brief, find, table
+from audiopure.evaluation.reproduce.reading import NOT_RUN, brief, find, stored, table
 
 GRID: Job = evaluation("grid", "small+digits", "grid")
 BASE = 0.002  # what the protocol's budgets are multiples of
@@ -20,7 +19,7 @@ ABOUT = (
 
 def by_steps(place: Place) -> str:
     """Table 2."""
-    card = _card(place)
+    card = stored(place, GRID.name)
     body = []
     for eps, values in BUDGETS.items():
         cells = [f"{_cell(card, n, eps)} ({value:g})" for n, value in zip(BUDGET_STEPS, values, strict=True)]
@@ -30,15 +29,10 @@ def by_steps(place: Place) -> str:
 
 def large(place: Place) -> str:
     """Table F, and every budget of the protocol at n* = 5."""
-    card = _card(place)
+    card = stored(place, GRID.name)
     eps = sorted({*LARGE, *(_budgets(card) if card else ())})
     body = [[f"{e:g}", _cell(card, 5, e), f"{LARGE[e]:g}" if e in LARGE else ""] for e in eps]
     return table(["eps, L∞", "n*=5", "published"], body) + f"\n\n{ABOUT}"
-
-
-def _card(place: Place) -> Card | None:
-    path = place.record(GRID)
-    return read_card(path) if path.is_file() else None
 
 
 def _budgets(card: Card) -> Iterable[float]:

@@ -6,10 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from audiopure.evaluation.card import Card, Proportion
-from audiopure.evaluation.card_io import read_card
 from audiopure.evaluation.reproduce.entries import WEIGHTS, Entry
 from audiopure.evaluation.reproduce.jobs import Job, Place
-from audiopure.evaluation.reproduce.reading import NOT_RUN, brief, clean, headline, iterate, readings, table
+from audiopure.evaluation.reproduce.reading import (
+    NOT_RUN,
+    brief,
+    clean,
+    headline,
+    iterate,
+    readings,
+    stored,
+    table,
+)
 
 NORMS = {"linf": "L∞", "l2": "L2"}
 Column = tuple[str, int]
@@ -31,7 +39,7 @@ def defences(entries: Sequence[Entry], columns: Sequence[Column], place: Place, 
     """One row for each defence; in brackets what the paper has."""
     body = []
     for entry in entries:
-        paper, standard = (_card(place, f"{protocol}-{entry.key}") for protocol in ("paper", "standard"))
+        paper, standard = (stored(place, f"{protocol}-{entry.key}") for protocol in ("paper", "standard"))
         known = entry.published
         any_card = paper or standard
         first = f"{100 * clean(any_card.rows[0]).average.value:.0f}" if any_card else NOT_RUN
@@ -55,7 +63,7 @@ def _about(entries: Sequence[Entry], place: Place, weights: Path) -> str:
     flags = [
         f"{entry.title}: {flag.sentence}"
         for entry in entries
-        if (card := _card(place, f"standard-{entry.key}"))
+        if (card := stored(place, f"standard-{entry.key}"))
         for flag in card.flags
         if flag.kind == "violation"
     ]
@@ -66,7 +74,7 @@ def transfers(place: Place, keys: Sequence[tuple[str, str]]) -> str:
     """What attacks made on a stolen copy do to the system (table A): `standard`'s rows for it."""
     body = []
     for key, title in keys:
-        card = _card(place, f"standard-{key}")
+        card = stored(place, f"standard-{key}")
         for norm, name in NORMS.items():
             found = None if card is None else _condition(card, f"transfer/{norm}")
             cells = [NOT_RUN] if found is None else [brief(found)]
@@ -76,8 +84,3 @@ def transfers(place: Place, keys: Sequence[tuple[str, str]]) -> str:
 
 def _condition(card: Card, key: str) -> Proportion | None:
     return next((c.attacked.average for c in card.rows[0].conditions if c.key == key), None)
-
-
-def _card(place: Place, name: str) -> Card | None:
-    path = place.records / f"{name}.json"
-    return read_card(path) if path.is_file() else None

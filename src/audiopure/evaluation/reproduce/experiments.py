@@ -14,6 +14,7 @@ from audiopure.evaluation.reproduce import (
     cost_table,
     defence_tables,
     pictures,
+    ranking,
 )
 from audiopure.evaluation.reproduce.entries import (
     ADVERSARIAL,
@@ -46,14 +47,14 @@ class Experiment:
         title: what it shows.
         jobs: evaluations it needs, given the folder of trained weights.
         text: the Markdown of a table, given where records are and that folder.
-        measure: what is measured here and now, beside the jobs.
+        measure: what is measured here and now, beside the jobs, given the same.
         picture: draws the figure, an SVG file.
     """
 
     title: str
     jobs: Callable[[Path], Sequence[Job]] = lambda weights: ()
     text: Callable[[Place, Path], str] | None = None
-    measure: Callable[[Place, Callable[[str], None]], None] | None = None
+    measure: Callable[[Place, Path, Callable[[str], None]], None] | None = None
     picture: Callable[[Place, Path], None] | None = None
 
 
@@ -77,6 +78,16 @@ def _curves(title: str, entries: Sequence[Entry], axis: str, label: str) -> Expe
 EVERY = [(norm, steps) for norm in ("linf", "l2") for steps in STEPS]
 SOME = [("linf", 10), ("linf", 70)]
 CONTROLS = (NONE, NOISE_ONLY, ONE_SHOT, PURIFIED)
+ALL = (
+    *CONTROLS,
+    *TRANSFORMATIONS,
+    *ADVERSARIAL,
+    *SPECTRAL,
+    *TUNED,
+    *OTHER_DENOISERS,
+    *JACOBIANS,
+)
+TIMED = 30  # clips that time an answer
 EXPERIMENTS: Mapping[str, Experiment] = {
     "table1": _defences(
         "Adaptive attacks on every defence", (NONE, *TRANSFORMATIONS, *ADVERSARIAL, *CONTROLS[1:]), EVERY
@@ -106,7 +117,9 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "Larger budgets", lambda weights: [budget_tables.GRID], lambda place, _: budget_tables.large(place)
     ),
     "tableG": Experiment(
-        "Inference time", measure=cost_table.measure, text=lambda place, _: cost_table.cost(place)
+        "Inference time",
+        measure=lambda place, weights, say: cost_table.measure(place, say),
+        text=lambda place, _: cost_table.cost(place),
     ),
     "figure1": Experiment("A word attacked and purified", picture=pictures.overview),
     "figure2a": _curves(
@@ -119,6 +132,14 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         picture=pictures.certified,
     ),
     "figureB": Experiment("A word under larger budgets", picture=pictures.budgets),
+    # beyond the paper
+    "ranking": Experiment(
+        "What each defence gives for its time",
+        partial(defence_tables.jobs, ALL),
+        lambda place, weights: ranking.ranked(ALL, place, weights),
+        partial(ranking.measure, ALL, TIMED),
+        lambda place, path: ranking.draw(ALL, place, path),
+    ),
 }
 
 

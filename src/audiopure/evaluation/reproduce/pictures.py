@@ -15,11 +15,11 @@ from audiopure.data.layouts import load_dataset
 from audiopure.defended import defend
 from audiopure.errors import InputError
 from audiopure.evaluation.card import Card, Curve
-from audiopure.evaluation.card_io import read_card
 from audiopure.evaluation.certified.record import Certificates
 from audiopure.evaluation.reproduce.certified_tables import METHODS, SIGMAS
 from audiopure.evaluation.reproduce.entries import Entry
 from audiopure.evaluation.reproduce.jobs import Place
+from audiopure.evaluation.reproduce.reading import stored
 from audiopure.noise import SeededNoise
 
 NORMS = {"linf": "L∞ ≤ 0.002", "l2": "L2 ≤ 0.253"}
@@ -32,7 +32,11 @@ def against(axis: str, label: str) -> Callable[[Sequence[Entry], Place, Path], N
     """A picture of the curves "steps" or "eot" of `standard`'s cards: figures 2a and 2b."""
 
     def draw(entries: Sequence[Entry], place: Place, path: Path) -> None:
-        cards = {entry.title.replace("**", ""): card for entry in entries if (card := _card(place, entry))}
+        cards = {
+            entry.title.replace("**", ""): card
+            for entry in entries
+            if (card := stored(place, f"standard-{entry.key}"))
+        }
         lines = {
             norm: [(title, curve) for title, card in cards.items() if (curve := _curve(card, axis, norm))]
             for norm in NORMS
@@ -40,8 +44,7 @@ def against(axis: str, label: str) -> Callable[[Sequence[Entry], Place, Path], N
         shown = [norm for norm, found in lines.items() if found]
         if not shown:
             raise InputError("there is no record to draw yet; run the evaluations first")
-        pyplot = _pyplot()
-        figure, axes = pyplot.subplots(1, len(shown), figsize=(4.4 * len(shown), 3.4), squeeze=False)
+        figure, axes = pyplot().subplots(1, len(shown), figsize=(4.4 * len(shown), 3.4), squeeze=False)
         for place_, norm in zip(axes[0], shown, strict=True):
             for number, (title, curve) in enumerate(lines[norm]):
                 xs = [point.x for point in curve.points]
@@ -49,7 +52,7 @@ def against(axis: str, label: str) -> Callable[[Sequence[Entry], Place, Path], N
                 _line(place_, number, xs, ys, title)
             _dress(place_, label, NORMS[norm])
         axes[0][0].set_ylabel("accuracy, %")
-        _save(figure, path)
+        save(figure, path)
 
     return draw
 
@@ -64,7 +67,7 @@ def certified(place: Place, path: Path) -> None:
     }
     if not found:
         raise InputError("there is no record to draw yet; run the certifications first")
-    figure, axes = _pyplot().subplots(1, len(SIGMAS), figsize=(4.4 * len(SIGMAS), 3.4), squeeze=False)
+    figure, axes = pyplot().subplots(1, len(SIGMAS), figsize=(4.4 * len(SIGMAS), 3.4), squeeze=False)
     for axis, sigma in zip(axes[0], SIGMAS, strict=True):
         for number, (method, (title, _)) in enumerate(METHODS.items()):
             if (method, sigma) in found:
@@ -75,7 +78,7 @@ def certified(place: Place, path: Path) -> None:
                 _line(axis, number, radii, ys, title)
         _dress(axis, "L2 radius", f"sigma {sigma:g}")
     axes[0][0].set_ylabel("certified accuracy, %")
-    _save(figure, path)
+    save(figure, path)
 
 
 def overview(place: Place, path: Path) -> None:
@@ -86,7 +89,7 @@ def overview(place: Place, path: Path) -> None:
     with torch.no_grad():
         clean = defended.purify(found, noise=SeededNoise(0))
     stages = {"attacked": found, "purified": clean}
-    figure, axes = _pyplot().subplots(2, 3, figsize=(9.6, 4.2))
+    figure, axes = pyplot().subplots(2, 3, figsize=(9.6, 4.2))
     for column, (name, wave) in enumerate({"recorded": clip, **stages}.items()):
         with torch.no_grad():
             heard = recogniser.labels[int(recogniser(wave).argmax())]
@@ -94,19 +97,19 @@ def overview(place: Place, path: Path) -> None:
         _wave(axes[0][column], wave, f"{name}: heard as “{heard}”")
         axes[1][column].imshow(picture, origin="lower", aspect="auto", cmap="magma", vmin=-35, vmax=20)
         axes[1][column].set(xlabel="frame", ylabel="mel band" if column == 0 else None)
-    _save(figure, path)
+    save(figure, path)
 
 
 def budgets(place: Place, path: Path) -> None:
     """The same word under larger and larger budgets: figure B."""
     clip, label, recogniser = _word(place)
-    figure, axes = _pyplot().subplots(2, 4, figsize=(11, 4.2), sharey=True)
+    figure, axes = pyplot().subplots(2, 4, figsize=(11, 4.2), sharey=True)
     waves = {"clean": clip}
     waves |= {f"eps = {eps:g}": _attacked(recogniser, clip, label, eps) for eps in LARGER}
     for axis, (name, wave) in zip(axes.flat, waves.items(), strict=False):
         _wave(axis, wave, name)
     axes.flat[-1].set_axis_off()
-    _save(figure, path)
+    save(figure, path)
 
 
 def _word(place: Place) -> tuple[Tensor, int, Any]:
@@ -128,24 +131,20 @@ def _attacked(model: Any, clip: Tensor, label: int, eps: float) -> Tensor:
     return attack(model, clip, torch.tensor([label]), noise=SeededNoise(0)).adversarial
 
 
-def _card(place: Place, entry: Entry) -> Card | None:
-    path = place.records / f"standard-{entry.key}.json"
-    return read_card(path) if path.is_file() else None
-
-
 def _curve(card: Card, axis: str, norm: str) -> Curve | None:
     first = card.rows[0].key
     return next((c for c in card.curves if (c.axis, c.row, c.column) == (axis, first, norm)), None)
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """Matplotlib, drawing files that are the same for the same data."""
     import matplotlib
 
     matplotlib.use("svg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot as found
 
-    pyplot.rcParams["svg.hashsalt"] = "audiopure"
-    return pyplot
+    found.rcParams["svg.hashsalt"] = "audiopure"
+    return found
 
 
 def _line(axis: Any, number: int, xs: Sequence[float], ys: Sequence[Sequence[float]], title: str) -> None:
@@ -167,7 +166,8 @@ def _wave(axis: Any, wave: Tensor, title: str) -> None:
     axis.title.set_fontsize(9)
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Write an SVG without its date."""
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from audiopure.evaluation.card import Card, Condition, Metrics, Proportion, Row
+from audiopure.evaluation.card_io import read_card
+from audiopure.evaluation.reproduce.jobs import Place
 
 NOT_RUN = "not run"
 
@@ -28,6 +30,12 @@ def readings(metrics: Metrics | None) -> str:
     if metrics.passes == 1:
         return first
     return f"{first}<br>{100 * metrics.worst.value:.0f} / {100 * metrics.vote.value:.0f}"
+
+
+def stored(place: Place, name: str) -> Card | None:
+    """The card of a job, if there is one."""
+    path = place.records / f"{name}.json"
+    return read_card(path) if path.is_file() else None
 
 
 def find(row: Row, key: str) -> Condition:
