@@ -88,6 +88,26 @@ def grid(_: object) -> str:
     return _with_notes(["eps, L∞", *heads], body, found)
 
 
+def costs(_: object) -> str:
+    """What each protocol costs for the shipped system."""
+    names = {
+        "quick": "quick-n3",
+        "paper": "paper-n3",
+        "standard": "standard-n3",
+        "full": "full-n3",
+        "grid": "grid",
+    }
+    body = []
+    for protocol, name in names.items():
+        for card in cards([name]).values():
+            hours = card.cost.seconds / 3600
+            facts = [f"{hours:.1f}", f"{30 * hours:.0f} min", f"{card.cost.passes:,}"]
+            body.append([f"`{protocol}`", str(card.data.clips), *facts, str(card.machine["device"])])
+    heads = ["protocol", "clips", "core hours", "on 2 cores", "passes", "machine"]
+    note = "For `small+digits`. On a GPU: not measured yet; `evaluate` says its estimate before it starts."
+    return table(heads, body) + f"\n\n{note}"
+
+
 # protocol -> (card with draws that grow, card with all draws from the first step, what was run)
 SCHEDULES = {
     "standard": ("standard-n3", "full-n3", ("pgd-ce", "pgd-margin")),

@@ -47,6 +47,7 @@ BLOCKS: Mapping[str, tuple[str | None, Callable[[dict[str, Any]], str]]] = {
     "findings-paper": (None, finding_tables.paper),
     "findings-quick": (None, finding_tables.quick),
     "findings-grid": (None, finding_tables.grid),
+    "findings-cost": (None, finding_tables.costs),
     "findings-schedule": (None, finding_tables.schedule),
     "certificates": (None, certificate_tables.envelopes),
     "certificates-sigma": (None, certificate_tables.by_sigma),
