@@ -8,6 +8,7 @@ from pathlib import Path
 from audiopure.evaluation.card import Card, Proportion
 from audiopure.evaluation.reproduce.entries import WEIGHTS, Entry
 from audiopure.evaluation.reproduce.jobs import Job, Place
+from audiopure.evaluation.reproduce.published import Published
 from audiopure.evaluation.reproduce.reading import (
     NOT_RUN,
     brief,
@@ -35,7 +36,20 @@ def jobs(entries: Sequence[Entry], weights: Path) -> list[Job]:
     return [entry.job(protocol, weights) for protocol in ("paper", "standard") for entry in ready]
 
 
-def defences(entries: Sequence[Entry], columns: Sequence[Column], place: Place, weights: Path) -> str:
+BLACK_BOX = (
+    "FAKEBOB: its authors', 50 steps of 50 queries, on those of the first 50 clips that withstand the attacks "
+    "by gradient, how many stands beside."
+)
+
+
+def defences(
+    entries: Sequence[Entry],
+    columns: Sequence[Column],
+    place: Place,
+    weights: Path,
+    *,
+    black_box: bool = False,
+) -> str:
     """One row for each defence; in brackets what the paper has."""
     body = []
     for entry in entries:
@@ -50,10 +64,22 @@ def defences(entries: Sequence[Entry], columns: Sequence[Column], place: Place, 
             value = known.robust.get((norm, steps)) if known else None
             cells.append(cell if value is None else f"{cell} ({value:g})")
         cells += [readings(headline(standard.rows[0], norm)) if standard else NOT_RUN for norm in NORMS]
+        if black_box:
+            cells.append(_fakebob(standard, known))
         body.append(cells)
     heads = ["defence", "clean", *(f"{NORMS[norm]}, {steps}" for norm, steps in columns)]
     heads += [f"exact, {name}" for name in NORMS.values()]
-    return table(heads, body) + "\n\n" + _about(entries, place, weights)
+    notes = [_about(entries, place, weights)]
+    if black_box:
+        heads.append("FAKEBOB")
+        notes.append(BLACK_BOX)
+    return table(heads, body) + "\n\n" + " ".join(notes)
+
+
+def _fakebob(card: Card | None, known: Published | None) -> str:
+    share = None if card is None else _condition(card, "fakebob/linf")
+    cell = NOT_RUN if share is None else f"{100 * share.value:.0f} of {share.n}"
+    return cell if known is None or known.fakebob is None else f"{cell} ({known.fakebob:g})"
 
 
 def _about(entries: Sequence[Entry], place: Place, weights: Path) -> str:

@@ -58,11 +58,13 @@ class Experiment:
     picture: Callable[[Place, Path], None] | None = None
 
 
-def _defences(title: str, entries: Sequence[Entry], columns: Sequence[tuple[str, int]]) -> Experiment:
+def _defences(
+    title: str, entries: Sequence[Entry], columns: Sequence[tuple[str, int]], *, black_box: bool = False
+) -> Experiment:
     return Experiment(
         title,
         partial(defence_tables.jobs, entries),
-        lambda place, weights: defence_tables.defences(entries, columns, place, weights),
+        lambda place, weights: defence_tables.defences(entries, columns, place, weights, black_box=black_box),
     )
 
 
@@ -90,7 +92,10 @@ ALL = (
 TIMED = 30  # clips that time an answer
 EXPERIMENTS: Mapping[str, Experiment] = {
     "table1": _defences(
-        "Adaptive attacks on every defence", (NONE, *TRANSFORMATIONS, *ADVERSARIAL, *CONTROLS[1:]), EVERY
+        "Adaptive attacks on every defence",
+        (NONE, *TRANSFORMATIONS, *ADVERSARIAL, *CONTROLS[1:]),
+        EVERY,
+        black_box=True,
     ),
     "table2": Experiment(
         "Budgets against n*",
