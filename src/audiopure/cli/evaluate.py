@@ -28,7 +28,7 @@ def evaluate(
             help="Folder of labelled audio; its test split if it has one. By default shipped clips."
         ),
     ] = None,
-    protocol: Annotated[str, typer.Option(help="quick, standard, paper, full or grid.")] = "quick",
+    protocol: Annotated[str, typer.Option(help="quick, standard, paper, black-box, full or grid.")] = "quick",
     attacked: Annotated[
         Path | None,
         typer.Option(help="Score these attacked versions of the data as they are, in place of a protocol."),

@@ -48,7 +48,7 @@ def evaluate(
     Args:
         system: a specification, see `audiopure.systems`, or a model with `labels` and `sample_rate`.
         data: folder of labelled audio, its test split if it has one; None for the clips that ship.
-        protocol: "quick", "standard" or "paper".
+        protocol: a name in `protocols.PROTOCOLS`, such as "quick" or "standard".
         attacked: folder of attacked versions of `data` that are scored as they are, in place of a protocol.
         output: folder for the report and all audio, where a run that was cut off goes on; None keeps nothing.
         limit: clips, equal over labels; 0 for all.

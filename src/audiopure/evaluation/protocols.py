@@ -96,27 +96,45 @@ def quick() -> Protocol:
     )
 
 
+def _square(norm: str, passes: int) -> Attack:
+    from audiopure.attacks.square import Square
+
+    eps = PAPER_BUDGETS[norm]
+    return Square(norm=norm, eps=eps, queries=200, eot=4, selection=passes, leave=passes)  # type: ignore[arg-type]
+
+
+def _fakebob(passes: int) -> Attack:
+    from audiopure.attacks.fakebob import Fakebob
+
+    return Fakebob(steps=50, samples=50, selection=passes)
+
+
+def _transfer(norm: str, passes: int) -> Callable[[Context], Attack]:
+    from audiopure.attacks.transfer import MiFgsm, Transfer
+
+    def build(context: Context) -> Attack:
+        inner = MiFgsm(norm=norm, eps=PAPER_BUDGETS[norm])  # type: ignore[arg-type]
+        return Transfer(inner=inner, surrogate=context.surrogate(), selection=passes)
+
+    return build
+
+
+def without_gradients(passes: int, **options: Any) -> tuple[Stage, ...]:
+    """Queries for scores, and a stolen copy."""
+    return (
+        Stage("square", "Square, 200 queries", both(lambda n: _square(n, passes)), **options),
+        Stage("fakebob", "FAKEBOB, 50 steps of 50 queries", {"linf": _fakebob(passes)}, **options),
+        Stage("transfer", "transfer from a surrogate", both(lambda n: _transfer(n, passes)), **options),
+    )
+
+
 def standard() -> Protocol:
     """PGD-100 with EOT growing to 20, cross-entropy and then margin, and six other attacks on survivors."""
     from audiopure.attacks.apgd import Apgd
-    from audiopure.attacks.fakebob import Fakebob
     from audiopure.attacks.low_frequency import LowFrequency
-    from audiopure.attacks.square import Square
-    from audiopure.attacks.transfer import MiFgsm, Transfer
 
     passes, some = 20, 50
     eps = PAPER_BUDGETS
-
-    def square(norm: str) -> Square:
-        return Square(norm=norm, eps=eps[norm], queries=200, eot=4, selection=passes, leave=passes)  # type: ignore[arg-type]
-
-    def transfer(norm: str) -> Callable[[Context], Attack]:
-        def build(context: Context) -> Attack:
-            inner = MiFgsm(norm=norm, eps=eps[norm])  # type: ignore[arg-type]
-            return Transfer(inner=inner, surrogate=context.surrogate(), selection=passes)
-
-        return build
-
     on_survivors: dict[str, Any] = {"clips": some, "survivors": True}
     short = {norm: pgd(norm, 20, 5, "ce", 10) for norm in COLUMNS}
     return Protocol(
@@ -144,23 +162,13 @@ def standard() -> Protocol:
             Stage(
                 "square-pgd",
                 "PGD-50 from Square's result",
-                both(lambda n: replace(pgd(n, 50, 20, "margin", passes, eot_start=2), start=square(n))),
+                both(
+                    lambda n: replace(pgd(n, 50, 20, "margin", passes, eot_start=2), start=_square(n, passes))
+                ),
                 **on_survivors,
             ),
-            # after the attack by gradient that begins where it ends: the rest is for queries alone
-            Stage("square", "Square, 200 queries", both(square), **on_survivors),
-            Stage(
-                "fakebob",
-                "FAKEBOB, 50 steps of 50 queries",
-                {"linf": Fakebob(steps=50, samples=50, selection=passes)},
-                **on_survivors,
-            ),
-            Stage(
-                "transfer",
-                "transfer from a surrogate",
-                both(transfer),
-                **on_survivors,
-            ),
+            # after the attack by gradient that begins where Square ends: the rest is for queries alone
+            *without_gradients(passes, **on_survivors),
             Stage(
                 "low-frequency",
                 "equaliser, 6 dB",
@@ -175,6 +183,13 @@ def standard() -> Protocol:
             Sweep("n_star", (1, 2, 5, 7, 10), short, 20),
         ),
     )
+
+
+def black_box() -> Protocol:
+    """What attacks without gradients do, alone and to every clip: upper bounds of little worth."""
+    passes = 20
+    note = "No attack by gradient: not a measure of robustness."
+    return Protocol("black-box", passes, without_gradients(passes), note=note)
 
 
 def paper() -> Protocol:
@@ -237,6 +252,7 @@ PROTOCOLS: Mapping[str, Callable[[], Protocol]] = {
     "quick": quick,
     "standard": standard,
     "paper": paper,
+    "black-box": black_box,
     "full": full,
     "grid": grid,
 }

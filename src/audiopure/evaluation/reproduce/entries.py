@@ -43,7 +43,7 @@ class Entry(NamedTuple):
     """A row of a table.
 
     Attributes:
-        key: of its records, paper-KEY and standard-KEY.
+        key: of its records, PROTOCOL-KEY.
         title: in the table.
         system: as `--system` takes it, with {NAME} for a file of WEIGHTS.
         published: the paper's row.
@@ -63,9 +63,9 @@ class Entry(NamedTuple):
         """Those of its weights that are not in a folder."""
         return [name for name in self.weights if not _file(folder, name).is_file()]
 
-    def job(self, protocol: str, folder: Path) -> Job:
+    def job(self, protocol: str, folder: Path, clips: int = 100) -> Job:
         spec = self.system.format(**{name: _file(folder, name) for name in self.weights})
-        return evaluation(f"{protocol}-{self.key}", spec, protocol)
+        return evaluation(f"{protocol}-{self.key}", spec, protocol, clips)
 
 
 def _file(folder: Path, name: str) -> Path:

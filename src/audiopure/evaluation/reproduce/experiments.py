@@ -63,7 +63,7 @@ def _defences(
 ) -> Experiment:
     return Experiment(
         title,
-        partial(defence_tables.jobs, entries),
+        partial(defence_tables.jobs, entries, black_box=black_box),
         lambda place, weights: defence_tables.defences(entries, columns, place, weights, black_box=black_box),
     )
 
@@ -111,8 +111,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     ),
     "tableA": Experiment(
         "Transfer from a stolen copy",
-        lambda weights: [entry.job("standard", weights) for entry in CONTROLS],
-        lambda place, _: defence_tables.transfers(place, [(e.key, e.title) for e in CONTROLS]),
+        lambda weights: [entry.job("black-box", weights, clips=50) for entry in CONTROLS],
+        lambda place, _: defence_tables.transfers(CONTROLS, place),
     ),
     "tableB": Experiment("Qualcomm keywords", text=lambda place, weights: QUALCOMM),
     "tableC": _defences("Tuning on adversarial examples", (NONE, PURIFIED, *TUNED), SOME),
