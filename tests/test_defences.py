@@ -129,12 +129,28 @@ def test_every_defence_keeps_the_shape_and_treats_padded_clips_as_alone(name: st
     x = torch.where(torch.arange(6000) < lengths[:, None], x, torch.tensor(0.7, dtype=torch.float64))
     found = defence(x, lengths=lengths, noise=SeededNoise(0))
     assert found.shape == x.shape and (found[1, 4100:] == 0).all() and torch.isfinite(found).all()
-    if name in FIXED and name != "gate":  # whose floor is that of all the clip
-        alone = defence(x[1:, :4100])
-        torch.testing.assert_close(found[1:, :4100], alone, rtol=1e-4, atol=1e-5)
+    alone = defence(x[1:, :4100], noise=SeededNoise(0).for_items([1]))
+    torch.testing.assert_close(found[1:, :4100], alone, rtol=1e-4, atol=1e-5)
+    half = defence(x.to(torch.bfloat16), noise=SeededNoise(0))
+    assert half.dtype == torch.bfloat16 and torch.isfinite(half).all()
+    with pytest.raises(InputError, match="3 lengths"):
+        defence(x, lengths=torch.tensor([1, 2, 3]))
     for bad in (torch.zeros(2, 0), torch.zeros(10, dtype=torch.int16)):
         with pytest.raises(InputError, match="floating-point"):
             defence(bad)
+
+
+@pytest.mark.parametrize("name", DEFENCES)
+def test_slopes_are_bounded_in_and_beside_digital_silence(name: str) -> None:
+    defence = DEFENCES[name].build()
+    x = sounds(2, 16_000)
+    x[0], x[1, 6000:10_000] = 0.0, 0.0
+    x.requires_grad_()
+    along = torch.randn(x.shape, generator=torch.Generator().manual_seed(3), dtype=x.dtype)
+    (slope,) = torch.autograd.grad((defence(x, noise=SeededNoise(0)) * along).sum(), x)
+    assert torch.isfinite(slope).all()
+    silent, loud = slope[1, 7500:8500].abs().max(), slope[1, :5000].abs().max()
+    assert float(silent) < 100 * float(loud)
 
 
 @pytest.mark.parametrize("name", DEFENCES)
@@ -179,6 +195,8 @@ def test_defences_are_systems_alone_and_in_sequence() -> None:
         ("average,width=4+digits", "odd"),
         ("mp3,codec=opus+digits", "no setting codec"),
         ("downsample,rate=20000+digits", "between 0 and 16000"),
+        ("white-noise,snr=-10000+digits", "between -100 and 200"),
+        ("masked-noise,factor=400+digits", "between -6 and 6"),
     ):
         with pytest.raises(InputError, match=message):
             load_system(spec)

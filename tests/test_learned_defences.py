@@ -137,13 +137,15 @@ def test_defence_gan_finds_what_the_generator_has_said(tmp_path: Path) -> None:
     point = said.clone().requires_grad_()
     (slope,) = torch.autograd.grad(defence(point, noise=SeededNoise(0)).sum(), point)
     assert torch.equal(slope, torch.ones_like(said)) and defence.bpda and defence.random
+    with torch.inference_mode():  # as certificates ask
+        assert torch.equal(defence(said, noise=SeededNoise(0)), found)
     with pytest.raises(InputError, match="16384 samples at most"):
         defence(sounds(1, 17_000))
     path = tmp_path / "words.safetensors"
     hub.save(generator, path, kind="generator", card={})
     assert load_system(f"{path},restarts=2,steps=3+digits").model.purifier.steps == 3  # type: ignore[union-attr]
     with pytest.raises(InputError, match="positive rate"):
-        DefenceGan(generator, rate=0.0)
+        DefenceGan(generator, rate=float("inf"))
 
 
 def test_the_penalty_wants_a_critic_of_slope_one_and_turns_alternate(root: Path) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from audiopure.defences.base import WaveformDefence
-from audiopure.defences.transformations import Transformation
+from audiopure.defences.base import WaveformDefence, each_length
 from audiopure.errors import InputError
 from audiopure.noise import FORWARD, NoiseSource
+
+SILENCE = 1e-20  # power
 
 
 class AdditiveNoise(WaveformDefence):
@@ -22,15 +23,18 @@ class AdditiveNoise(WaveformDefence):
 
     def __init__(self, snr: float = 25.0, *, sample_rate: int = 16_000):
         super().__init__(sample_rate)
+        if not -100 <= snr <= 200:
+            raise InputError(f"a signal-to-noise ratio lies between -100 and 200 dB here, got {snr:g}")
         self.snr = snr
 
     def changed(self, x: Tensor, lengths: Tensor, noise: NoiseSource) -> Tensor:
         drawn = noise.normal((x.shape[0], x.shape[1]), draw=FORWARD, device=x.device, dtype=x.dtype)
         power = x.square().sum(1, keepdim=True) / lengths[:, None]
-        return x + power.sqrt() * 10 ** (-self.snr / 20) * drawn
+        # silence gets none, and has a slope
+        return x + power.clamp(min=SILENCE).sqrt() * 10 ** (-self.snr / 20) * drawn
 
 
-class SpectralGating(Transformation):
+class SpectralGating(WaveformDefence):
     """Bins of the short-time spectrum that hardly rise above their frequency's floor are turned down.
 
     The floor of a frequency is a low quantile of its level over time; a soft gate opens over it. (Sainburg's
@@ -58,7 +62,10 @@ class SpectralGating(Transformation):
             raise InputError("spectral gating needs a reduction of at least 0 dB and a quantile in [0, 1]")
         self.threshold, self.reduction, self.quantile = threshold, reduction, quantile
 
-    def transform(self, x: Tensor) -> Tensor:
+    def changed(self, x: Tensor, lengths: Tensor, noise: NoiseSource) -> Tensor:
+        return each_length(x, lengths, lambda rows, clips: self._gated(clips))  # the floor is that of a clip
+
+    def _gated(self, x: Tensor) -> Tensor:
         window = torch.hann_window(self.WINDOW, device=x.device, dtype=x.dtype)
         settings = {"n_fft": self.WINDOW, "hop_length": self.HOP, "window": window}
         spectrum = torch.stft(x, **settings, pad_mode="constant", return_complex=True)

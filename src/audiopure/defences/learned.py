@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -44,7 +46,7 @@ class DefenceGan(WaveformDefence):
 
     def __init__(self, generator: Generator, restarts: int = 10, steps: int = 200, rate: float = 10.0):
         super().__init__(generator.sample_rate)
-        if restarts < 1 or steps < 1 or not rate > 0:
+        if restarts < 1 or steps < 1 or not 0 < rate < math.inf:
             raise InputError("Defence-GAN needs restarts, steps and a positive rate")
         self.generator, self.restarts, self.steps, self.rate = generator, restarts, steps, rate
 
@@ -52,7 +54,10 @@ class DefenceGan(WaveformDefence):
         if x.shape[1] > self.generator.samples:
             most = self.generator.samples
             raise InputError(f"the generator says {most} samples at most, and a clip has {x.shape[1]}")
-        return x + (self._closest(x.detach(), lengths, noise) - x).detach()
+        # certificates ask in inference mode, in which there is no slope to search by
+        with torch.inference_mode(False), torch.enable_grad():
+            found = self._closest(x.detach().clone(), lengths.clone(), noise)
+        return x + (found - x).detach()
 
     def _closest(self, x: Tensor, lengths: Tensor, noise: NoiseSource) -> Tensor:
         count, length = x.shape
@@ -66,10 +71,9 @@ class DefenceGan(WaveformDefence):
         scale = (lengths * power).repeat_interleave(self.restarts)
         velocity = torch.zeros_like(z)
         for _ in range(self.steps):
-            with torch.enable_grad():
-                point = z.detach().requires_grad_()
-                error = self._error(point, goal, mask) / scale
-                (slope,) = torch.autograd.grad(error.sum(), point)
+            point = z.detach().requires_grad_()
+            error = self._error(point, goal, mask) / scale
+            (slope,) = torch.autograd.grad(error.sum(), point)
             velocity = self.MOMENTUM * velocity + slope
             z = (z - self.rate * velocity).clamp(-1, 1)
         with torch.no_grad():

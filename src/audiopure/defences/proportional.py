@@ -6,14 +6,15 @@ phase, so that it is neither the same around two clips nor of mean zero, as rand
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from audiopure import psychoacoustics
-from audiopure.defences.base import WaveformDefence
+from audiopure.defences.base import WaveformDefence, each_length
+from audiopure.errors import InputError
 from audiopure.noise import FORWARD, NoiseSource
+
+FADE = 1e-8  # of a clip's loudest bin, as energy
 
 
 class ProportionalNoise(WaveformDefence):
@@ -32,20 +33,28 @@ class ProportionalNoise(WaveformDefence):
 
     def __init__(self, factor: float = 0.0, *, sample_rate: int = 16_000):
         super().__init__(sample_rate)
+        if not -6 <= factor <= 6:
+            raise InputError(f"the factor of masked noise lies between -6 and 6, got {factor:g}")
         self.factor = factor
 
     def changed(self, x: Tensor, lengths: Tensor, noise: NoiseSource) -> Tensor:
-        masking = psychoacoustics.masking_threshold(x, self.sample_rate, lengths)
+        size = 4 * psychoacoustics.hop(self.sample_rate)
+        bins, frames = size // 2 + 1, 1 + x.shape[1] // (size // 4)
+        # frame by frame, so that a clip has the same draws however far it is padded
+        drawn = noise.normal((len(x), frames * bins), draw=FORWARD, device=x.device, dtype=x.dtype)
+        normal = drawn.unflatten(1, (frames, bins)).transpose(1, 2)
+        return each_length(x, lengths, lambda rows, clips: self._noisy(clips, normal[rows]))
+
+    def _noisy(self, x: Tensor, normal: Tensor) -> Tensor:
+        masking = psychoacoustics.masking_threshold(x, self.sample_rate)
         size = 4 * psychoacoustics.hop(self.sample_rate)
         theta = size * psychoacoustics.bin_power(masking).sqrt().transpose(1, 2) * 10**self.factor
         window = torch.hann_window(size, device=x.device, dtype=x.dtype)
         stft = {"n_fft": size, "hop_length": size // 4, "window": window, "center": True}
         spectrum = torch.stft(x, **stft, pad_mode="constant", return_complex=True)
-        magnitude = (3 * theta + theta * self._normal(noise, theta)).relu()
-        level = spectrum.abs().clamp(min=torch.finfo(x.dtype).tiny ** 0.5)
-        return x + torch.istft(spectrum / level * magnitude, **stft, length=x.shape[1])
-
-    @staticmethod
-    def _normal(noise: NoiseSource, like: Tensor) -> Tensor:
-        count = (like.shape[0], math.prod(like.shape[1:]))
-        return noise.normal(count, draw=FORWARD, device=like.device, dtype=like.dtype).reshape(like.shape)
+        magnitude = (3 * theta + theta * normal[:, :, : theta.shape[2]]).relu()
+        # silence has no phase: below a level far under the clip's the noise fades, and the slope is bounded
+        energy = spectrum.real.square() + spectrum.imag.square()
+        floor = (FADE * energy.detach().amax((1, 2), keepdim=True)).clamp(min=torch.finfo(x.dtype).tiny)
+        direction = spectrum * torch.maximum(energy, floor).rsqrt()
+        return x + torch.istft(direction * magnitude, **stft, length=x.shape[1])
