@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from common import jobs_parser, run_jobs
 
 from audiopure.evaluation.reproduce.certified_tables import METHODS, certification
+from audiopure.evaluation.reproduce.entries import located
 from audiopure.evaluation.reproduce.jobs import Job
 
 SIGMAS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -27,12 +29,13 @@ LAPLACE = (0.01, 0.05, 0.25)
 TOLERANCE = ("--tolerance", "0.03")  # sigma: what stopping early may cost
 
 
-def jobs() -> Iterator[Job]:
+def jobs(weights: Path) -> Iterator[Job]:
     """What the README needs first."""
-    for method, (_, system) in METHODS.items():
+    systems = {method: located(system, weights) for method, (_, system) in METHODS.items()}
+    for method, system in systems.items():
         for sigma in SIGMAS:
             yield certification(f"{method}-{sigma:g}", system, sigma, 100, 10_000, *TOLERANCE)
-    fine = METHODS["fine-tuned"][1]
+    fine = systems["fine-tuned"]
     for sigma in (0.1, 0.25, 0.5):
         yield certification(f"many-draws-{sigma:g}", fine, sigma, 20, 100_000, *TOLERANCE)
     for sigma in MULTI_STEP:
@@ -52,7 +55,8 @@ def jobs() -> Iterator[Job]:
 
 
 def main() -> int:
-    return run_jobs(jobs(), "certificates", jobs_parser(__doc__).parse_args())
+    options = jobs_parser(__doc__).parse_args()
+    return run_jobs(jobs(options.weights), "certificates", options)
 
 
 if __name__ == "__main__":

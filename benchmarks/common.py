@@ -66,6 +66,7 @@ def jobs_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", help="names of runs, NAME* for what begins so; default: all")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--weights", type=Path, default=Path("weights"), help="weights that do not ship")
     return parser
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from audiopure.evaluation.card import Card, Row
 from audiopure.evaluation.card_io import read_card
 from audiopure.evaluation.compare import paired_interval, points
+from audiopure.evaluation.reproduce import budget_tables
+from audiopure.evaluation.reproduce.jobs import Place
 from audiopure.evaluation.reproduce.reading import brief, clean, find, headline, readings, table
 
 CARDS = Path(__file__).resolve().parent / "results" / "findings"
@@ -72,20 +74,9 @@ def quick(_: object) -> str:
 
 
 def grid(_: object) -> str:
-    """The paper's table 2 in our setting."""
-    found = cards(["grid"])
-    if not found:
-        return "Not run yet."
-    card = found["grid"]
-    rows = {row.key: row for row in card.rows if row.key.startswith("n_star=")}
-    budgets = [c.key for c in next(iter(rows.values())).conditions if c.key.startswith("budget-")]
-    body = []
-    for key in budgets:
-        factor = float(key.removeprefix("budget-").partition("/")[0])
-        cells = [brief(find(row, key).attacked.average) for row in rows.values()]
-        body.append([f"{0.002 * factor:g}", *cells])
-    heads = [f"n*={key.removeprefix('n_star=')}" for key in rows]
-    return _with_notes(["eps, L∞", *heads], body, found)
+    """The paper's tables 2 and F in our setting."""
+    place = Place(Path(), CARDS, Path(), 1)
+    return budget_tables.by_steps(place) + "\n\n" + budget_tables.large(place)
 
 
 def costs(_: object) -> str:

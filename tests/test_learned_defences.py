@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from audiopure.systems import load_system
 from audiopure.training.enhancer import EnhancerConfig, EnhancerRecipe
 from audiopure.training.enhancer import Network as TasNet
 from audiopure.training.purifier import PurifierConfig, PurifierRecipe
+from audiopure.training.recogniser import RecogniserConfig, RecogniserRecipe
+from audiopure.training.together import Team
 from audiopure.training.wavegan import WaveGanConfig, WaveGanRecipe
 
 TINY: dict[str, Any] = {
@@ -32,7 +35,8 @@ TINY: dict[str, Any] = {
     "blocks": 3,
     "repeats": 1,
 }
-SETTINGS: dict[str, Any] = {"steps": 4, "batch": 4, "learning_rate": 1e-3, "background": "sc09"}
+RUN: dict[str, Any] = {"steps": 4, "batch": 4, "learning_rate": 1e-3}
+SETTINGS: dict[str, Any] = RUN | {"background": "sc09"}
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +153,7 @@ def test_defence_gan_finds_what_the_generator_has_said(tmp_path: Path) -> None:
 
 
 def test_the_penalty_wants_a_critic_of_slope_one_and_turns_alternate(root: Path) -> None:
-    recipe = WaveGanRecipe(WaveGanConfig(width=2, latent=5, turns=2, **SETTINGS), root)
+    recipe = WaveGanRecipe(WaveGanConfig(width=2, latent=5, turns=2, **RUN), root)
     model = recipe.build()
     assert isinstance(model, WaveGan)
     for step, generator_learns in ((0, False), (1, True)):
@@ -189,7 +193,7 @@ def test_an_enhancer_learns_from_speech_and_what_was_added(added: Any, root: Pat
     if added == "attack":
         assert 0 < float(apart.max()) <= 0.002 + 1e-7
         answers = [
-            nn.functional.cross_entropy(recipe.recogniser(x), recipe.corpus.targets[recipe._items(1)])
+            nn.functional.cross_entropy(recipe.recogniser(x), recipe.corpus.targets[recipe.items(1)])
             for x in (heard, clean)
         ]
         assert answers[0] > answers[1]
@@ -231,6 +235,29 @@ def test_a_defence_learns_through_a_recogniser_that_stays(
     assert isinstance(front, Purifier if what == "small" else Enhancer)
     known = {"small": "denoiser", "tasnet": "enhancer"}
     assert recipe.kind == known[what] and recipe.product(model) is model
+
+
+def test_words_in_another_order_are_refused(root: Path, tmp_path: Path) -> None:
+    """A recogniser's answers would be taken for other words than it means."""
+    folder = tmp_path / "sc09"
+    shutil.copytree(root / "sc09", folder)
+    manifest = folder / "manifest.csv"
+    head, *lines = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([head, *reversed(lines)]) + "\n")
+    for recipe in (
+        lambda: EnhancerRecipe(EnhancerConfig(tasnet=TasNet(**TINY), **SETTINGS), tmp_path),
+        lambda: PurifierRecipe(PurifierConfig(**SETTINGS), tmp_path),
+        lambda: RecogniserRecipe(RecogniserConfig(initial="digits", **SETTINGS), tmp_path).build(),
+    ):
+        with pytest.raises(InputError, match="another order"):
+            recipe()
+
+
+def test_processes_draw_noise_of_their_own() -> None:
+    given = SeededNoise(3).fresh(7)
+    draws = [Team(rank, 4).own(given).normal((2, 50), draw=0) for rank in range(4)]
+    assert torch.equal(draws[0], given.normal((2, 50), draw=0))
+    assert len({tuple(draw.flatten().tolist()) for draw in draws}) == 4
 
 
 def test_purified_clips_are_heard_as_the_system_hears_them(root: Path) -> None:

@@ -86,7 +86,7 @@ def test_every_row_names_a_system_or_the_recipe_that_trains_it() -> None:
         read_config(ROOT / config, RECIPES[recipe].config)
 
 
-def test_what_has_a_record_is_not_run_again_and_a_failure_stops(
+def test_what_has_a_record_is_not_run_again_and_one_failure_does_not_end_all(
     place: Place, capfd: pytest.CaptureFixture[str]
 ) -> None:
     done, refused = evaluation("done", "digits", "quick"), evaluation("refused", "nothing", "quick")
@@ -94,8 +94,20 @@ def test_what_has_a_record_is_not_run_again_and_a_failure_stops(
     assert json.loads(place.record(done).read_text()) == {"examples": [], "value": 1}
     assert missing([done, refused, refused], place) == [refused]
     assert carry_out([done], place) == 0
-    assert carry_out([refused, Job("later", "evaluate", ())], place) == 2
+    words = ("--system", "digits", "--sigma", "0.1", "--limit", "10", "--n", "100")
+    assert carry_out([refused, Job("later", "certify", words)], place) == 2
     assert "no weights at 'nothing'" in capfd.readouterr().err and not place.record(refused).is_file()
+    assert json.loads((place.records / "later.json").read_text())["settings"]["n"] == 100
+
+
+def test_weights_are_found_or_how_to_train_them_is_told(tmp_path: Path) -> None:
+    (tmp_path / "digits-advtr.safetensors").write_bytes(b"")
+    system = "small+{digits-advtr}+{diffspec-digits}"
+    assert entries.absent(system, tmp_path) == ["diffspec-digits"]
+    assert entries.located("{digits-advtr}", tmp_path) == str(tmp_path / "digits-advtr.safetensors")
+    with pytest.raises(InputError, match="neither"):
+        entries.located(system, tmp_path / "a+b")
+    assert "audiopure train spectrum --config" in entries.how_to_train("diffspec-digits")
 
 
 def test_iterates_are_read_as_the_paper_counts() -> None:
@@ -121,6 +133,7 @@ def test_a_table_stands_beside_the_published_one_and_says_what_is_missing(
     average = full_card().rows[0].headlines[0].attacked.average
     assert "| 87 (3) |" in row and "| 57 (0) |" in row and f"**{100 * average.value:.1f} [" in row
     assert "Not trained: digits-advtr (`audiopure train adversarial --config" in text
+    assert "--output runs/digits-advtr`, its model.safetensors as digits-advtr.safetensors)" in text
     assert "**Flagged.** none: Accuracy rises" in text
     assert (tmp_path / "table1.md").read_text().endswith(text)
     for name in ("table2", "table3", "table4", "table5", *(f"table{c}" for c in "ABCDEFG")):
@@ -168,8 +181,13 @@ def test_defences_are_ranked_by_what_they_withstand(
     chosen = EXPERIMENTS["ranking"]
     assert chosen.measure is not None
     chosen.measure(place, Path("none"), lambda sentence: None)
-    timed = json.loads((place.records / "defence-costs.json").read_text())["seconds"]
-    assert set(timed) == {"none", "low-pass"} and all(0 < value < 10 for value in timed.values())
+    timed = json.loads((place.records / "defence-costs.json").read_text())
+    assert set(timed) == {"none", "low-pass"} and all(0 < one["seconds"] < 10 for one in timed.values())
+    timed["none"]["machine"] = "another"
+    keep(timed, place.records / "defence-costs.json")
+    chosen.measure(place, Path("none"), lambda sentence: None)
+    again = json.loads((place.records / "defence-costs.json").read_text())
+    assert again["none"]["machine"] == again["low-pass"]["machine"] and again["low-pass"] == timed["low-pass"]
     words = ("--data", place.data, "--records", place.records, "-o", tmp_path, "--tables-only")
     assert run("ranking", *words) == 0
     titles = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[2:4]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,6 +61,9 @@ def test_the_papers_network_has_the_published_size() -> None:
 
 def test_a_new_network_sees_no_noise_and_pads_what_it_cannot_halve() -> None:
     net = UNet(width=8, multiples=(1, 2, 2), blocks=1, attention=(2,), heads=2)
+    for wrong in ({"multiples": (0, 1)}, {"attention": (7,)}, {"heads": 3}):
+        with pytest.raises(InputError):
+            UNet(**{"width": 8, **wrong})
     x = torch.randn(3, 10, 13)
     found = net(x, torch.tensor([0.0, 2.0, 7.5]))
     assert found.shape == x.shape and torch.equal(found, torch.zeros_like(x))
@@ -138,10 +142,12 @@ def test_training_estimates_the_noise_of_the_schedules_steps(tmp_path: Path) -> 
     recipe = SpectrumRecipe(SpectrumConfig(unet=Network(**SMALL), **settings), tmp_path)
     net = recipe.build()
     assert isinstance(net, MelUNet)
-    wave, index, step = recipe.batch(0)
-    assert ((index >= 0) & (index < 10)).all()
+    wave, index, noise = recipe.batch(0)
+    assert ((index >= 0) & (index < 10)).all() and noise.shape == (4, 64 * 101)
     # a new network's answer is zero, and so its error the noise's own power
-    assert float(recipe.loss(net, (wave, index, step))) == pytest.approx(1.0, abs=0.02)
+    assert recipe.loss(net, (wave, index, noise)).item() == pytest.approx(
+        float(noise.square().mean()), rel=1e-5
+    )
 
     class Knows(nn.Module):
         """Tells the noise, as it knows that every clip is silent."""
@@ -153,7 +159,7 @@ def test_training_estimates_the_noise_of_the_schedules_steps(tmp_path: Path) -> 
             silent = net.scaled(torch.full((len(x), 64, 101), 10 * torch.log10(torch.tensor(3e-4)).item()))
             return (x - kept.sqrt() * silent) / (1 - kept).sqrt()
 
-    assert float(recipe.loss(Knows(), (torch.zeros_like(wave), index, step))) < 1e-6
+    assert float(recipe.loss(Knows(), (torch.zeros_like(wave), index, noise))) < 1e-6
     scores = recipe.validate(net)
     assert set(scores) == {"score", *(f"error_{n}" for n in (1, 2, 3, 5, 10))}
     with pytest.raises(InputError, match="no log-mel"):
@@ -162,7 +168,8 @@ def test_training_estimates_the_noise_of_the_schedules_steps(tmp_path: Path) -> 
 
 def test_it_is_a_part_of_a_system(tmp_path: Path) -> None:
     bare = audiopure.load_recogniser("digits")
-    net = MelUNet(frontend=bare.frontend.config, low=-35.0, high=40.0, network=SMALL)  # type: ignore[union-attr]
+    front: Any = bare.frontend.config  # type: ignore[union-attr]
+    net = MelUNet(frontend=front, low=-35.0, high=40.0, network=SMALL, latest=50)
     path = tmp_path / "diffspec.safetensors"
     hub.save(net, path, kind="spectrum", card={})
     system = load_system(f"small,reverse=no+{path},sampler=one-shot,n_star=2+digits")
@@ -170,7 +177,13 @@ def test_it_is_a_part_of_a_system(tmp_path: Path) -> None:
     assert system.model(clips(), noise=SeededNoise(0)).shape == (2, 10)
     rows = [key for key, _, _ in controls(load_system(f"{path}+digits"))]
     assert rows == ["none", "noise-only", "reverse-only"]
+    for bad in (clips().to(torch.int16), clips()[0], clips()[:, :0]):
+        with pytest.raises(InputError, match="floating-point waveforms"):
+            load_system(f"{path}+digits").model(bad)
+    with pytest.raises(InputError, match="1 lengths"):
+        load_system(f"{path}+digits").model(clips(), lengths=torch.tensor([5]))
     for spec, message in (
+        (f"{path},n_star=60+digits", "trained for n_star up to 50"),
         (f"{path},level=speech+digits", "no setting level"),
         (f"{path}+m5", "no log-mel"),
         (f"{path}+small+digits", "no log-mel"),

@@ -39,6 +39,8 @@ def load_spectral_purifier(
     Raises WeightsError if the weights cannot be used, InputError if a setting does not fit them.
     """
     net = hub.load(name_or_path, kind=KIND)
+    if n_star > net.latest:  # type: ignore[operator]
+        raise InputError(f"{name_or_path} was trained for n_star up to {net.latest}, got {n_star:g}")
     schedule = trained_schedule(hub.describe(name_or_path))
     denoiser = EpsDenoiser(net, schedule)
     return Purifier(denoiser, n_star=n_star, schedule=schedule, sampler=sampler, gradient=gradient).eval()
@@ -52,7 +54,7 @@ class SpectralDefended(Guarded):
         purifier: as `load_spectral_purifier` gives it.
 
     Shape: waveforms (B, T) in [-1, 1] -> (B, labels).
-    Raises InputError for a recogniser with another front end than the purifier's.
+    Raises InputError for a recogniser with another front end than the purifier's, or no batch of waveforms.
     """
 
     def __init__(self, model: nn.Module, purifier: Purifier):
@@ -80,8 +82,14 @@ class SpectralDefended(Guarded):
             lengths: samples of each item of a padded batch; what lies beyond is heard as silence.
             noise: replay this noise; by default the source set by `replay`, else fresh secret noise.
         """
+        if not waveform.is_floating_point() or waveform.ndim != 2 or waveform.shape[1] == 0:
+            found = f"{waveform.dtype} {tuple(waveform.shape)}"
+            raise InputError(f"expected floating-point waveforms (clips, time), got {found}")
         net, model = self._net, self.model
         if lengths is not None:
+            lengths = lengths.reshape(-1).to(waveform.device)
+            if len(lengths) != len(waveform):
+                raise InputError(f"{len(lengths)} lengths were given for {len(waveform)} waveforms")
             beyond = torch.arange(waveform.shape[1], device=waveform.device) >= lengths[:, None]
             waveform = waveform.masked_fill(beyond, 0.0)
         decibel = model.frontend(model.padded(waveform))  # type: ignore[operator]

@@ -82,7 +82,7 @@ def load_system(spec: str) -> System:
         model = _defended(model, defence, settings)
     named = [name for name, options in parts for name in (name, options.get("path", ""))]
     weights = {name: hub.digest(name) for name in named if name in hub.SHIPPED or Path(name).is_file()}
-    if not (name in weights or options):
+    if name not in weights and set(options) != {"path"}:  # which is all that a format of others has
         weights[name] = fingerprint(recogniser)
     return as_system(model.eval(), spec=spec, weights=weights)
 

@@ -43,13 +43,13 @@ def reproduce(
         raise InputError(f"{data}: there is no such folder.")
     chosen = experiment(name)
     place = Place(data, records or output / "records", output / "work", workers or running.cores(), device)
-    left = missing(chosen.jobs(weights), place)
+    left, status = missing(chosen.jobs(weights), place), 0
     if not tables_only:
         if left:
             say(f"{chosen.title}: {len(left)} runs to do, {', '.join(job.name for job in left)}.")
         status = carry_out(left, place, say)
-        if status != 0:
-            raise typer.Exit(status)
+        if status not in (0, 1, 2):
+            raise typer.Exit(status)  # interrupted: nothing new to write
         if chosen.measure is not None:
             chosen.measure(place, weights, say)
     if chosen.text is not None:
@@ -61,3 +61,6 @@ def reproduce(
         path = output / f"{name}.svg"
         chosen.picture(place, path)
         typer.echo(path)
+    if status != 0:
+        say("audiopure: some runs failed, as said above; the same command tries them again.")
+        raise typer.Exit(status)

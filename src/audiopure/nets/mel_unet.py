@@ -20,6 +20,7 @@ class MelUNet(nn.Module):
         low, high: dB that become -1 and 1; the paper's code has -100 and 38.22.
         network: arguments of `UNet`, the paper's by default.
         steps, beta_first, beta_last: the linear noise schedule that the weights belong to.
+        latest: the noisiest of its steps that the network was trained on; by default the last.
 
     Shape: `forward(x (B, mels * frames), index (B,)) -> (B, mels * frames)`.
     """
@@ -36,12 +37,14 @@ class MelUNet(nn.Module):
         steps: int = 200,
         beta_first: float = 1e-4,
         beta_last: float = 0.02,
+        latest: int | None = None,
     ):
         super().__init__()
         if not low < high:
             raise InputError(f"low ({low:g} dB) must be below high ({high:g} dB)")
         self.low, self.high = low, high
         self.mels = int(frontend["mel"]["n_mels"])
+        self.latest = steps if latest is None else latest
         self.network = UNet(**(network or {}))
         self.config = {
             "frontend": dict(frontend),
@@ -51,6 +54,7 @@ class MelUNet(nn.Module):
             "steps": steps,
             "beta_first": beta_first,
             "beta_last": beta_last,
+            "latest": self.latest,
         }
 
     def forward(self, x: Tensor, index: Tensor, lengths: Tensor | None = None) -> Tensor:

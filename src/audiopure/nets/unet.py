@@ -105,8 +105,10 @@ class UNet(nn.Module):
         dropout: float = 0.3,
     ):
         super().__init__()
-        if not multiples or blocks < 1 or any(width * m % heads for m in multiples):
+        if not multiples or blocks < 1 or any(m < 1 or width * m % heads for m in multiples):
             raise InputError("a U-Net needs stages, blocks, and widths that its heads divide")
+        if not set(attention) <= set(range(len(multiples))):
+            raise InputError(f"attention is in stages 0 to {len(multiples) - 1}, got {list(attention)}")
         self.config = {
             "width": width,
             "multiples": list(multiples),

@@ -19,6 +19,7 @@ from audiopure.errors import InputError
 from audiopure.noise import SeededNoise
 from audiopure.training.adversarial_methods import METHODS, Loss, climb, cross_entropy
 from audiopure.training.recogniser import RecogniserConfig, RecogniserRecipe
+from audiopure.training.together import team
 
 HELD_OUT = 200  # clips of the validation split that are attacked
 JUDGED = 10  # steps of that attack
@@ -87,7 +88,7 @@ class AdversarialRecipe(RecogniserRecipe):
         wave, targets, step = batch
         if int(step) % self.config.replays == 0:
             self.moved = None  # another batch
-        noise = SeededNoise(self.config.seed).fresh(int(step))
+        noise = team().own(SeededNoise(self.config.seed).fresh(int(step)))
         return METHODS[self.config.method](self, model, wave, targets, noise)
 
     def validate(self, model: nn.Module) -> dict[str, float]:

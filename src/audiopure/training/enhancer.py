@@ -1,9 +1,10 @@
 """Recipe `enhancer`: Conv-TasNet, trained to take out of speech what does not belong there.
 
-That is either noise, as any speech enhancer learns it, or what attacks on a recogniser have added, crafted
-once and before the training (Joshi et al. 2022, "offline"). The loss is the logarithm of the error that is
-left relative to what was added, so that all levels count alike and no clip's loudness is lost, as it would be
-with the scale-invariant ratio of Conv-TasNet's authors.
+That is either noise, as any speech enhancer learns it, or what attacks on a recogniser have added, which do
+not know the network that is trained (Joshi et al. 2022, "offline"): each clip is attacked once, when a run
+first meets it. The loss is the logarithm of the error that is left relative to what was added, so that all
+levels count alike and no clip's loudness is lost, as it would be with the scale-invariant ratio that
+Conv-TasNet's authors use.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from audiopure import hub
 from audiopure.attacks.ball import ball
 from audiopure.nets.conv_tasnet import ConvTasNet
 from audiopure.noise import SeededNoise
 from audiopure.training.adversarial_methods import climb, cross_entropy
+from audiopure.training.clips import AugmentedClips, AugmentedConfig
 from audiopure.training.config import Strict
-from audiopure.training.recogniser import RecogniserConfig, RecogniserRecipe
 
 HELD_OUT = 200  # clips of the validation split
 GROUP = 50  # clips attacked at a time
+FAINTEST = 1e-3  # sigma of the white noise that every clip has ("noise")
 
 
 class Network(Strict):
@@ -41,7 +42,7 @@ class Network(Strict):
     repeats: int = Field(default=3, gt=0)
 
 
-class EnhancerConfig(RecogniserConfig):
+class EnhancerConfig(AugmentedConfig):
     """Settings of the recipe, beside the augmentation of `recogniser`.
 
     Attributes:
@@ -57,17 +58,17 @@ class EnhancerConfig(RecogniserConfig):
     recogniser: str = "digits"
     eps: float = Field(default=0.002, gt=0)
     inner: int = Field(default=100, gt=0)
-    mixup: float = Field(default=0.0, ge=0, le=1)
-    masking: bool = False
+    noise: float = Field(default=0.04, ge=FAINTEST)
 
 
-class EnhancerRecipe(RecogniserRecipe):
+class EnhancerRecipe(AugmentedClips):
     kind = "enhancer"
     config: EnhancerConfig
 
     def __init__(self, config: EnhancerConfig, root: Path):
         super().__init__(config, root)
-        self.recogniser = hub.load(config.recogniser, kind="recogniser")
+        self.config = config
+        self.recogniser = self.hears(config.recogniser)
         self.crafted: dict[int, Tensor] = {}  # groups of clips, attacked when they are first met
         chosen = np.random.default_rng(config.seed).permutation(len(self.held_out))[:HELD_OUT]
         self.held_out, self.targets = self.held_out[chosen], self.targets[chosen]
@@ -84,10 +85,10 @@ class EnhancerRecipe(RecogniserRecipe):
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """Speech with what was added (B, T), and the speech (B, T)."""
         if self.config.added == "attack":
-            items = self._items(step)
+            items = self.items(step)
             start = np.zeros(len(items))
             return self._offline(items), self.corpus.crops(items, start, self.length)
-        clean, _, _ = super().batch(step)
+        clean, _, _ = self.augmented(step)
         heard = clean.clone()
         self._spoil(heard, np.random.default_rng([self.config.seed, step, 2]))
         return heard, clean
@@ -111,13 +112,13 @@ class EnhancerRecipe(RecogniserRecipe):
             right.append((self.recogniser(model(heard).float().cpu()).argmax(1) == target).float())
         return {"score": torch.cat(gone).mean().item(), "accuracy": torch.cat(right).mean().item()}
 
-    def _add_noise(self, wave: Tensor, rng: np.random.Generator) -> None:
+    def add_noise(self, wave: Tensor, rng: np.random.Generator) -> None:
         """Nothing: what is heard gets its noise apart, as the speech without it is the target."""
 
     def _spoil(self, wave: Tensor, rng: np.random.Generator) -> None:
-        super()._add_noise(wave, rng)
+        super().add_noise(wave, rng)
         # the recogniser's recipe leaves some clips clean, of which there is nothing to learn here
-        sigma = np.exp(rng.uniform(np.log(1e-3), np.log(self.config.noise), (len(wave), 1)))
+        sigma = np.exp(rng.uniform(np.log(FAINTEST), np.log(self.config.noise), (len(wave), 1)))
         wave += torch.from_numpy(rng.standard_normal(wave.shape) * sigma).float()
 
     def _left(self, model: nn.Module, heard: Tensor, clean: Tensor) -> Tensor:

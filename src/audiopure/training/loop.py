@@ -106,7 +106,7 @@ def train(
         batch = tuple(part.to(device) for part in together.share(prepared))
         model.train()
         precision = torch.autocast(torch.device(device).type, torch.bfloat16) if autocast else nullcontext()
-        with _seeded(config.seed, step), precision:
+        with _seeded(config.seed, step, together.rank), precision:
             loss = recipe.loss(model, batch)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -173,10 +173,13 @@ def _batches(recipe: Recipe, first: int, steps: int) -> Iterator[tuple[int, tupl
 
 
 @contextmanager
-def _seeded(seed: int, step: int) -> Iterator[None]:
-    """Initialisation and dropout as functions of (seed, step); the caller's random state stays untouched."""
+def _seeded(seed: int, step: int, rank: int = 0) -> Iterator[None]:
+    """Initialisation and dropout as functions of (seed, step) and the process.
+
+    The caller's random state on the CPU stays untouched; GPUs keep the seed of the last step.
+    """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed * 1_000_003 + step)
+        torch.manual_seed(seed * 1_000_003 + step + rank * (1 << 40))
         yield
 
 
@@ -202,9 +205,10 @@ def _update(average: AveragedModel, model: nn.Module, step: int, ema: float) -> 
 
 
 def _resume(path: Path, config: TrainConfig, parts: Mapping[str, Any]) -> dict[str, Any]:
+    start = {"step": 0, "logged": 0, "sum": 0.0, "log": [], "best": -math.inf, "weights": {}}
+    start |= {"since_best": 0, "idle": None, "seconds": 0.0}
     if not path.is_file():
-        start = {"step": 0, "logged": 0, "sum": 0.0, "log": [], "best": -math.inf, "weights": {}}
-        return start | {"since_best": 0, "idle": None, "seconds": 0.0}
+        return start
     try:
         saved = torch.load(path, weights_only=True, map_location="cpu")
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -213,7 +217,7 @@ def _resume(path: Path, config: TrainConfig, parts: Mapping[str, Any]) -> dict[s
         raise InputError(f"{path.parent} holds a run with other settings: choose another folder or remove it")
     for name, part in parts.items():
         part.load_state_dict(saved[name])
-    return saved["state"]
+    return start | saved["state"]
 
 
 def _save(folder: Path, state: dict[str, Any], config: TrainConfig, parts: Mapping[str, Any]) -> None:

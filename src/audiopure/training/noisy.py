@@ -17,6 +17,7 @@ def drawn(seed: int, step: int, count: int, least: float, most: float) -> tuple[
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, int]) -> Tensor:
+    """Standard normal noise in float32."""
     return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
 
 

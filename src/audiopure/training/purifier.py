@@ -28,6 +28,7 @@ from audiopure.noise import SeededNoise
 from audiopure.purifier import Purifier
 from audiopure.training.adversarial import AdversarialConfig, AdversarialRecipe
 from audiopure.training.adversarial_methods import METHODS, climb
+from audiopure.training.together import team
 
 KINDS = ("denoiser", "eps", "enhancer")  # of weights that stand before a recogniser
 
@@ -39,8 +40,8 @@ class PurifierConfig(AdversarialConfig):
         initial: weights of the defence to begin with.
         recogniser: weights of the recogniser.
         n_star, sampler: of a diffusion model.
-        error: weight of the squared error of purified clean clips, relative to the forward noise or, where
-            there is none, to the clip.
+        error: weight of the logarithm of the squared error of purified clean clips, relative to the forward
+            noise or, where there is none, to the clip.
         feature: weight of the second term of S25 ("ssp").
     """
 
@@ -65,7 +66,7 @@ class PurifierRecipe(AdversarialRecipe):
             raise InputError(f"{config.initial} holds a {facts['kind']}, not what stands before a recogniser")
         self.kind = facts["kind"]
         self.schedule = trained_schedule(facts) if self.kind == "eps" else NoiseSchedule.linear()
-        self.recogniser = hub.load(config.recogniser, kind="recogniser")
+        self.recogniser = self.hears(config.recogniser)
         self.mel = MelSpectrogram()
 
     def build(self) -> nn.Module:
@@ -91,7 +92,7 @@ class PurifierRecipe(AdversarialRecipe):
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         wave, targets, step = batch
-        noise = SeededNoise(self.config.seed).fresh(int(step))
+        noise = team().own(SeededNoise(self.config.seed).fresh(int(step)))
         if self.config.method == "ssp":
             return self._ssp(model, wave, noise)
         if int(step) % self.config.replays == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +15,8 @@ from audiopure.errors import InputError
 from audiopure.frontend import LogMel
 from audiopure.nets.mel_unet import MelUNet
 from audiopure.recognisers import build_recogniser
+from audiopure.training.clips import AugmentedClips, AugmentedConfig
 from audiopure.training.config import Strict
-from audiopure.training.recogniser import RecogniserConfig, RecogniserRecipe
 
 HELD_OUT = 200  # clips of the validation split
 JUDGED = (1, 2, 3, 5, 10, 25, 50, 100, 200)  # steps of the schedule in validation, those there are
@@ -32,7 +33,7 @@ class Network(Strict):
     dropout: float = Field(default=0.3, ge=0, lt=1)
 
 
-class SpectrumConfig(RecogniserConfig):
+class SpectrumConfig(AugmentedConfig):
     """Settings of the recipe, beside the augmentation of `recogniser`.
 
     Attributes:
@@ -43,26 +44,28 @@ class SpectrumConfig(RecogniserConfig):
         latest: the noisiest step that is trained; a purifier needs the first few only.
     """
 
+    network: str = "mel_resnet"
     unet: Network = Network()
     low: float = -100.0
     high: float = 38.22
     steps_of_noise: int = Field(default=200, gt=0)
     latest: int = Field(default=200, gt=0)
-    mixup: float = Field(default=0.0, ge=0, le=1)
-    masking: bool = False
 
 
-class SpectrumRecipe(RecogniserRecipe):
+class SpectrumRecipe(AugmentedClips):
     kind = "spectrum"
     config: SpectrumConfig
 
     def __init__(self, config: SpectrumConfig, root: Path):
         super().__init__(config, root)
+        self.config = config
         recogniser = build_recogniser(config.network, self.labels)
         front = getattr(recogniser, "frontend", None)
         if not isinstance(front, LogMel):
             raise InputError(f"the network '{config.network}' has no log-mel spectrogram")
-        self.front, self.padded = front, recogniser.padded
+        self.front = front
+        self.padded: Any = recogniser.padded
+        self.size = front(self.padded(self.held_out[:1])).numel()  # of a spectrogram
         schedule = NoiseSchedule.linear(steps=config.steps_of_noise)
         latest = min(config.latest, len(schedule))
         self.alpha_bar = torch.tensor([schedule.alpha_bar(n) for n in range(1, latest + 1)])
@@ -76,36 +79,40 @@ class SpectrumRecipe(RecogniserRecipe):
             high=self.config.high,
             network=self.config.unet.model_dump(),
             steps=self.config.steps_of_noise,
+            latest=len(self.alpha_bar),
         )
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
-        """Clips (B, T), 0-based steps of the schedule (B,), and a seed for the noise."""
-        wave, _, _ = super().batch(step)
-        rng = np.random.default_rng([self.config.seed, step, 2])
+        """Clips (B, T), 0-based steps of the schedule (B,), and standard normal noise (B, mels * frames)."""
+        wave, _, rng = self.augmented(step)
         index = torch.from_numpy(rng.integers(0, len(self.alpha_bar), len(wave)))
-        return wave, index, torch.tensor(step)
+        return wave, index, torch.from_numpy(rng.standard_normal((len(wave), self.size), dtype=np.float32))
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-        wave, index, step = batch
-        return self._error(model, wave, index, self.config.seed * 1_000_003 + int(step)).mean()
+        return self._error(model, *batch).mean()
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Squared errors of the noise at some steps; the score is minus their mean."""
         device, found = next(model.parameters()).device, {}
         for number in (n for n in JUDGED if n <= len(self.alpha_bar)):
+            generator = torch.Generator().manual_seed(number)
             parts = [
-                self._error(model, part.to(device), torch.full((len(part),), number - 1), number)
+                self._error(
+                    model,
+                    part.to(device),
+                    torch.full((len(part),), number - 1),
+                    torch.randn(len(part), self.size, generator=generator),
+                )
                 for part in self.held_out.split(50)
             ]
             found[f"error_{number}"] = torch.cat(parts).mean().item()
         return {"score": -sum(found.values()) / len(found), **found}
 
-    def _error(self, model: nn.Module, wave: Tensor, index: Tensor, seed: int) -> Tensor:
-        """Mean squared error of each clip's noise. Shape: (B, T), (B,) -> (B,)."""
+    def _error(self, model: nn.Module, wave: Tensor, index: Tensor, noise: Tensor) -> Tensor:
+        """Mean squared error of each clip's noise. Shape: (B, T), (B,), (B, mels * frames) -> (B,)."""
         clean = model.scaled(self.front.to(wave.device)(self.padded(wave)))  # type: ignore[operator]
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+        noise = noise.to(clean.device)
         kept = self.alpha_bar[index.cpu()].to(clean.device)[:, None]
         noisy = kept.sqrt() * clean + (1 - kept).sqrt() * noise
         return (model(noisy, index.to(clean.device)).float() - noise).square().mean(1)

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from audiopure import hub
 from audiopure.errors import InputError
 from audiopure.training import noisy
-from audiopure.training.recogniser import RecogniserConfig, RecogniserRecipe
+from audiopure.training.clips import AugmentedClips, AugmentedConfig
 
 
-class StabilityConfig(RecogniserConfig):
+class StabilityConfig(AugmentedConfig):
     """Settings of the recipe, beside the augmentation of `recogniser`.
 
     Attributes:
@@ -28,16 +28,14 @@ class StabilityConfig(RecogniserConfig):
         error: weight of the logarithm of the relative squared error.
     """
 
-    initial: str | None = "small"
+    initial: str = "small"
     recogniser: str = "digits"
     least: float = Field(default=0.004, gt=0)
     most: float = Field(default=1.0, gt=0)
     error: float = Field(default=0.3, ge=0)
-    mixup: float = Field(default=0.0, ge=0, le=1)
-    masking: bool = False
 
 
-class StabilityRecipe(RecogniserRecipe):
+class StabilityRecipe(AugmentedClips):
     kind = "denoiser"
     config: StabilityConfig
 
@@ -45,16 +43,16 @@ class StabilityRecipe(RecogniserRecipe):
         if config.least > config.most:
             raise InputError(f"least ({config.least:g}) must not exceed most ({config.most:g})")
         super().__init__(config, root)
-        self.recogniser = hub.load(config.recogniser, kind="recogniser")
+        self.config = config
+        self.recogniser = self.hears(config.recogniser)
         self.noisy, self.targets = noisy.held_out(self.held_out, self.targets, config.seed)
 
     def build(self) -> nn.Module:
-        assert self.config.initial is not None
         return hub.load(self.config.initial, kind="denoiser").requires_grad_(True)
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """Clips (B, T), sigma (B,) and standard normal noise (B, T)."""
-        wave, _, _ = super().batch(step)
+        wave, _, _ = self.augmented(step)
         config = self.config
         sigma, rng = noisy.drawn(config.seed, step, len(wave), config.least, config.most)
         return wave, sigma, noisy.normal(rng, (len(wave), wave.shape[1]))

@@ -11,12 +11,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from audiopure.errors import InputError
+from audiopure.noise import SeededNoise
+
+APART = 1 << 40  # numbers of the processes' noise, none that a recipe's own noise uses
+PATIENCE = timedelta(hours=2)  # while the first process validates, the others wait
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,10 @@ class Team:
         if uneven:
             raise InputError(f"a batch of {uneven[0]} cannot be shared equally by {self.size} processes")
         return tuple(part[self.rank :: self.size] if part.ndim else part for part in batch)
+
+    def own(self, noise: SeededNoise) -> SeededNoise:
+        """Noise of this process, as each attacks and purifies clips of its own; the first's is the given."""
+        return noise if self.leads else noise.fresh(APART + self.rank)
 
     def average(self, model: nn.Module) -> None:
         """Gradients and floating-point buffers become their means over all processes."""
@@ -94,7 +103,7 @@ def joined(device: torch.device | str) -> Iterator[torch.device]:
             raise InputError(f"there is no GPU for process {local}; there are {torch.cuda.device_count()}")
         chosen = torch.device("cuda", local)
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield chosen
     finally:

@@ -12,13 +12,13 @@ from torch.func import functional_call
 
 from audiopure import hub
 from audiopure.nets.wavegan import WaveGan
-from audiopure.training.recogniser import RecogniserConfig, RecogniserRecipe
+from audiopure.training.clips import Clips, ClipsConfig
 
 JUDGED = 500  # generated words in a validation
 
 
-class WaveGanConfig(RecogniserConfig):
-    """Settings of the recipe, beside the data of `recogniser`, whose augmentation it leaves out.
+class WaveGanConfig(ClipsConfig):
+    """Settings of the recipe; words are not augmented.
 
     Attributes:
         width, latent: of the generator; the paper's are 64 and 100.
@@ -34,16 +34,15 @@ class WaveGanConfig(RecogniserConfig):
     recogniser: str = "digits"
     betas: tuple[float, float] = (0.5, 0.9)
     weight_decay: float = Field(default=0.0, ge=0)
-    background: str | None = None
-    masking: bool = False
 
 
-class WaveGanRecipe(RecogniserRecipe):
+class WaveGanRecipe(Clips):
     kind = "generator"
     config: WaveGanConfig
 
     def __init__(self, config: WaveGanConfig, root: Path):
         super().__init__(config, root)
+        self.config = config
         self.recogniser = hub.load(config.recogniser, kind="recogniser")
 
     def build(self) -> nn.Module:
@@ -51,7 +50,7 @@ class WaveGanRecipe(RecogniserRecipe):
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """Words (B, 16384), vectors (B, latent), places between words and fakes (B,), and the step."""
-        items = self._items(step)
+        items = self.items(step)
         length = WaveGan.samples
         start = np.minimum((self.corpus.lengths[items] - length) // 2, 0)
         rng = np.random.default_rng([self.config.seed, step, 2])

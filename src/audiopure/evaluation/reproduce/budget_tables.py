@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from audiopure.evaluation.card import Card
 from audiopure.evaluation.reproduce.jobs import Job, Place, evaluation
 from audiopure.evaluation.reproduce.published import BUDGET_STEPS, BUDGETS, LARGE
-from audiopure.evaluation.reproduce.reading import NOT_RUN, brief, find, stored, table
+from audiopure.evaluation.reproduce.reading import NOT_RUN, brief, stored, table
 
 GRID: Job = evaluation("grid", "small+digits", "grid")
 BASE = 0.002  # what the protocol's budgets are multiples of
@@ -28,20 +26,15 @@ def by_steps(place: Place) -> str:
 
 
 def large(place: Place) -> str:
-    """Table F, and every budget of the protocol at n* = 5."""
+    """Table F."""
     card = stored(place, GRID.name)
-    eps = sorted({*LARGE, *(_budgets(card) if card else ())})
-    body = [[f"{e:g}", _cell(card, 5, e), f"{LARGE[e]:g}" if e in LARGE else ""] for e in eps]
-    return table(["eps, L∞", "n*=5", "published"], body) + f"\n\n{ABOUT}"
-
-
-def _budgets(card: Card) -> Iterable[float]:
-    keys = [c.key for c in card.rows[-1].conditions if c.key.startswith("budget-")]
-    return [round(BASE * float(key.removeprefix("budget-").partition("/")[0]), 6) for key in keys]
+    body = [["published", *(f"{value:g}" for value in LARGE.values())]]
+    body.insert(0, ["n*=5", *(_cell(card, 5, eps) for eps in LARGE)])
+    return table(["eps, L∞", *(f"{eps:g}" for eps in LARGE)], body) + f"\n\n{ABOUT}"
 
 
 def _cell(card: Card | None, n_star: int, eps: float) -> str:
-    row = card and next((row for row in card.rows if row.key == f"n_star={n_star}"), None)
-    if card is None or row is None or eps not in _budgets(card):
-        return NOT_RUN
-    return brief(find(row, f"budget-{eps / BASE:g}/linf").attacked.average)
+    key = f"budget-{eps / BASE:g}/linf"
+    rows = [] if card is None else [row for row in card.rows if row.key == f"n_star={n_star}"]
+    found = [c for row in rows for c in row.conditions if c.key == key]
+    return brief(found[0].attacked.average) if found else NOT_RUN

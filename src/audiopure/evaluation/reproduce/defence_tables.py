@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from audiopure.evaluation.card import Card, Proportion
-from audiopure.evaluation.reproduce.entries import WEIGHTS, Entry
+from audiopure.evaluation.reproduce.entries import Entry, how_to_train
 from audiopure.evaluation.reproduce.jobs import Job, Place
 from audiopure.evaluation.reproduce.published import STOLEN, Published
 from audiopure.evaluation.reproduce.reading import (
@@ -83,7 +83,7 @@ def _fakebob(card: Card | None, known: Published | None) -> str:
 def _about(entries: Sequence[Entry], place: Place, weights: Path) -> str:
     sentences = [ABOUT]
     missing = dict.fromkeys(name for entry in entries for name in entry.absent(weights))
-    sentences += [f"Not trained: {name} (`audiopure train {WEIGHTS[name]}`)." for name in missing]
+    sentences += [how_to_train(name) for name in missing]
     flags = [
         f"{entry.title}: {flag.sentence}"
         for entry in entries

@@ -6,6 +6,7 @@ from pathlib import Path
 from string import Formatter
 from typing import NamedTuple
 
+from audiopure.errors import InputError
 from audiopure.evaluation.reproduce.jobs import Job, evaluation
 from audiopure.evaluation.reproduce.published import CLASSIFIERS, DENOISERS, JACOBIAN, MAIN, Published
 
@@ -21,6 +22,8 @@ WEIGHTS = {
     "tasnet-joint": "purifier --config recipes/tasnet-digits-joint.toml",
     "tasnet-enhancer": "enhancer --config recipes/tasnet-digits-enhancer.toml",
     "wavegan-digits": "wavegan --config recipes/wavegan-digits.toml",
+    "digits-noisy": "smoothed --config recipes/recogniser-digits-noisy.toml",
+    "digits-denoised": "smoothed --config recipes/recogniser-digits-denoised.toml",
 } | {
     f"digits-jacobian-{slope}": f"adversarial --config recipes/recogniser-digits-jacobian-{slope}.toml"
     for slope in JACOBIAN
@@ -57,15 +60,38 @@ class Entry(NamedTuple):
     @property
     def weights(self) -> list[str]:
         """Names in WEIGHTS."""
-        return [name for _, name, _, _ in Formatter().parse(self.system) if name]
+        return needed(self.system)
 
     def absent(self, folder: Path) -> list[str]:
         """Those of its weights that are not in a folder."""
-        return [name for name in self.weights if not _file(folder, name).is_file()]
+        return absent(self.system, folder)
 
     def job(self, protocol: str, folder: Path, clips: int = 100) -> Job:
-        spec = self.system.format(**{name: _file(folder, name) for name in self.weights})
-        return evaluation(f"{protocol}-{self.key}", spec, protocol, clips)
+        """Raises InputError for a folder whose path cannot stand in a system."""
+        return evaluation(f"{protocol}-{self.key}", located(self.system, folder), protocol, clips)
+
+
+def needed(system: str) -> list[str]:
+    """Names in WEIGHTS that a system stands for."""
+    return [name for _, name, _, _ in Formatter().parse(system) if name]
+
+
+def absent(system: str, folder: Path) -> list[str]:
+    """Those that are not in a folder."""
+    return [name for name in needed(system) if not _file(folder, name).is_file()]
+
+
+def located(system: str, folder: Path) -> str:
+    """The system with files of that folder; InputError for a path that cannot stand in a system."""
+    if needed(system) and set("+,") & set(str(folder)):
+        raise InputError(f"{folder}: the path of the weights must have neither + nor a comma in it")
+    return system.format(**{name: _file(folder, name) for name in needed(system)})
+
+
+def how_to_train(name: str) -> str:
+    """What makes missing weights, and where they go."""
+    command = f"audiopure train {WEIGHTS[name]} --data DATA --output runs/{name}"
+    return f"Not trained: {name} (`{command}`, its model.safetensors as {name}.safetensors)."
 
 
 def _file(folder: Path, name: str) -> Path:

@@ -106,8 +106,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "table4": _defences("Waveform or spectrogram", (NONE, PURIFIED, *SPECTRAL), EVERY),
     "table5": Experiment(
         "Certified accuracy",
-        lambda weights: list(certified_tables.jobs()),
-        lambda place, _: certified_tables.certified(place),
+        lambda weights: list(certified_tables.jobs(weights)),
+        certified_tables.certified,
     ),
     "tableA": Experiment(
         "Transfer from a stolen copy",
@@ -133,7 +133,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "figure2b": _curves("Accuracy against EOT draws", CONTROLS, "eot", "EOT draws"),
     "figureA": Experiment(
         "Certified accuracy against the radius",
-        lambda weights: list(certified_tables.jobs()),
+        lambda weights: list(certified_tables.jobs(weights)),
         picture=pictures.certified,
     ),
     "figureB": Experiment("A word under larger budgets", picture=pictures.budgets),

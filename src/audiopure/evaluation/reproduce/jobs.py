@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+INTERRUPTED, TERMINATED = 130, 143  # exit statuses of the command line
 RECORDS = {"evaluate": "report.json", "certify": "certificates.json"}
 
 
@@ -59,8 +60,11 @@ def missing(jobs: Sequence[Job], place: Place) -> list[Job]:
 
 
 def carry_out(jobs: Sequence[Job], place: Place, say: Callable[[str], None] = lambda sentence: None) -> int:
-    """Run what is missing, one after another. Returns 0, or the exit status of the command that failed."""
-    left = missing(jobs, place)
+    """Run what is missing, one after another, also after one that fails.
+
+    Returns 0, or the exit status of the first command that failed. An interrupted one ends all.
+    """
+    left, failed = missing(jobs, place), 0
     for number, job in enumerate(left, start=1):
         words = [job.command, *job.words, "--data", str(place.data), "--device", place.device]
         if place.device == "cpu":
@@ -69,10 +73,13 @@ def carry_out(jobs: Sequence[Job], place: Place, say: Callable[[str], None] = la
         words += ["-o", str(folder)]
         say(f"{number} of {len(left)}: audiopure {' '.join(words)}")
         status = subprocess.call([sys.executable, "-m", "audiopure", *words])
-        if status != 0:
+        if status in (INTERRUPTED, TERMINATED) or status < 0:
             return status
-        keep(json.loads((folder / RECORDS[job.command]).read_text()), place.record(job))
-    return 0
+        if status == 0:
+            text = (folder / RECORDS[job.command]).read_text(encoding="utf-8")
+            keep(json.loads(text), place.record(job))
+        failed = failed or status
+    return failed
 
 
 def keep(record: dict[str, Any], path: Path) -> None:
@@ -81,5 +88,5 @@ def keep(record: dict[str, Any], path: Path) -> None:
         record = record | {"examples": []}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(record) + "\n")
+    partial.write_text(json.dumps(record) + "\n", encoding="utf-8")
     os.replace(partial, path)

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from audiopure.attacks.objective import call
 from audiopure.data.layouts import load_dataset
+from audiopure.errors import WeightsError
 from audiopure.evaluation.card import Row
-from audiopure.evaluation.reproduce.entries import Entry
+from audiopure.evaluation.reproduce.entries import Entry, located
 from audiopure.evaluation.reproduce.jobs import Place, keep
 from audiopure.evaluation.reproduce.reading import NOT_RUN, brief, clean, headline, stored, table
-from audiopure.hub import describe
+from audiopure.hub import SHIPPED, describe
 from audiopure.machine import device_name
 from audiopure.noise import SeededNoise
 from audiopure.systems import load_system
@@ -53,49 +54,70 @@ def measure(
 ) -> None:
     """Time an answer of each defence that has a card; what has been timed is not timed again."""
     path = place.records / f"{NAME}.json"
-    record: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"seconds": {}}
+    record: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     facts = {"machine": device_name(place.device), "threads": torch.get_num_threads(), "clips": clips}
     waves = heard(place, clips)
     for entry in entries:
-        if entry.key in record["seconds"] or entry.absent(weights):
+        known = record.get(entry.key, {})
+        if entry.absent(weights) or known == facts | {"seconds": known.get("seconds")}:
             continue
         if stored(place, f"standard-{entry.key}"):
             say(f"timing {entry.title}")
-            system = load_system(entry.job("standard", weights).words[1])
-            record["seconds"][entry.key] = seconds(system.model.to(place.device), waves, place.device)
-            keep(record | facts, path)
+            system = load_system(located(entry.system, weights))
+            spent = seconds(system.model.to(place.device), waves, place.device)
+            record[entry.key] = facts | {"seconds": spent}
+            keep(record, path)
 
 
 def ranked(entries: Sequence[Entry], place: Place, weights: Path) -> str:
     """Defences from the most to the least robust, with what training and an answer cost."""
-    rows = []
+    rows, machines = [], set[str]()
     for entry, row, cost in _found(entries, place):
         attacked = [headline(row, norm) for norm in NORMS]
         values = [100 * m.average.value if m else 0.0 for m in attacked]
         cells = [entry.title, brief(clean(row).average)]
         cells += [brief(m.average) if m else NOT_RUN for m in attacked]
-        rows.append((-sum(values), [*cells, _training(entry, weights), f"{1000 * cost:.1f}"]))
+        rows.append((-sum(values), [*cells, _training(entry, weights), f"{1000 * cost['seconds']:.1f}"]))
+        machines.add(f"{cost['machine']}, {cost['threads']} threads")
     heads = ["defence", "clean", *NORMS.values(), "training", "answer, ms"]
     body = [cells for _, cells in sorted(rows)]
     note = (
-        "By the sum of both averages under `standard`. Training: time on the machine that its weights' card "
-        "names, on top of the recogniser's. An answer: one clip of a second at a time."
+        "By the sum of both averages under `standard`. Training: of the defence's own weights, on the "
+        "machine their cards name; the recogniser's comes on top where it is another. An answer: one clip of "
+        f"a second at a time ({'; '.join(sorted(machines))})."
     )
     return table(heads, body) + f"\n\n{note}"
 
 
 def _training(entry: Entry, weights: Path) -> str:
-    names = [weights / f"{name}.safetensors" for name in entry.weights]
-    if not names:
+    """Of all weights before the recogniser, what they began with included, and of a special recogniser."""
+    front = [part.partition(",")[0] for part in entry.system.split("+")[:-1]]
+    names = [name for name in front if name in SHIPPED]
+    costs = [_spent(name) for name in names]
+    costs += [_spent(weights / f"{name}.safetensors") for name in entry.weights]
+    if not costs:
         return "none"
-    total = sum(describe(path)["card"].get("cost", {}).get("seconds", 0) for path in names if path.is_file())
-    return f"{total / 60:.0f} min" if total else "unknown"
+    return "unknown" if None in costs else f"{sum(c for c in costs if c is not None) / 60:.0f} min"
 
 
-def _found(entries: Sequence[Entry], place: Place) -> list[tuple[Entry, Row, float]]:
+def _spent(name: str | Path) -> float | None:
+    """Seconds of training, those of what it began with included; None if a card does not say."""
+    facts = describe(name)
+    own = facts["card"].get("cost", {}).get("seconds")
+    before = facts["card"].get("config", {}).get("initial")
+    if own is None or before is None or facts["kind"] == "recogniser":
+        return own
+    try:
+        first = _spent(before)
+    except WeightsError:  # a file that is elsewhere by now
+        return None
+    return None if first is None else own + first
+
+
+def _found(entries: Sequence[Entry], place: Place) -> list[tuple[Entry, Row, dict[str, Any]]]:
     """Rows of cards that have been timed."""
     path = place.records / f"{NAME}.json"
-    timed = json.loads(path.read_text())["seconds"] if path.is_file() else {}
+    timed = json.loads(path.read_text()) if path.is_file() else {}
     return [
         (entry, card.rows[0], timed[entry.key])
         for entry in entries
@@ -115,7 +137,7 @@ def draw(entries: Sequence[Entry], place: Place, path: Path) -> None:
                 continue
             share = metrics.average
             spread = [[100 * (share.value - share.low)], [100 * (share.high - share.value)]]
-            point = (1000 * cost, 100 * share.value)
+            point = (1000 * cost["seconds"], 100 * share.value)
             axis.errorbar(*point, yerr=spread, fmt="o", color="#1d5bbf", ecolor="#c3cfe6", markersize=4)
             name = entry.title.replace("**", "")
             axis.annotate(name, point, xytext=(5, 3), textcoords="offset points", fontsize=6.5)
