@@ -99,23 +99,25 @@ def costs(_: object) -> str:
     return table(heads, body) + f"\n\n{note}"
 
 
-# protocol -> (card with draws that grow, card with all draws from the first step, what was run)
+# protocol -> (card with draws that grow, its attacks, the same with all draws from the first step)
 SCHEDULES = {
-    "standard": ("standard-n3", "full-n3", ("pgd-ce", "pgd-margin")),
-    "quick": ("quick-n3", "quick-n3-eot5", ("pgd-ce",)),
+    "standard": ("standard-n3", ("pgd-ce", "pgd-margin"), ("pgd-ce", "pgd-margin")),
+    "quick": ("quick-n3", ("pgd-ce",), ("quick",)),
 }
 
 
 def schedule(_: object) -> str:
-    """Whether EOT that grows is as strong as all its draws from the first step: the same clips and stages."""
+    """Whether EOT that grows is as strong as all its draws from the first step: the same clips."""
     body = []
-    for protocol, (growing, constant, stages) in SCHEDULES.items():
-        found = cards([growing, constant])
+    for protocol, (name, growing, constant) in SCHEDULES.items():
+        found = cards([name, "full-n3"])
         if len(found) < 2:
             continue
         for column in COLUMNS:
-            keys = [f"{stage}/{column}" for stage in stages]
-            grows, whole = (lowest(card, keys) for card in found.values())
+            grows, whole = (
+                lowest(card, [f"{stage}/{column}" for stage in stages])
+                for card, stages in zip(found.values(), (growing, constant), strict=True)
+            )
             common = [clip for clip in whole if clip in grows]
             unlike = [grows[clip] - whole[clip] for clip in common]
             low, high = paired_interval(unlike)

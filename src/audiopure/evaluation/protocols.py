@@ -226,13 +226,17 @@ def paper() -> Protocol:
 
 
 def full() -> Protocol:
-    """Standard's gradient attacks with EOT 20 from the first step: what its schedule is held against."""
+    """The gradient attacks of `standard` and `quick` with all draws from the first step.
+
+    What the schedules of both are held against; only those of `standard` count.
+    """
     passes = 20
     stages = [
         Stage(f"pgd-{loss}", f"PGD-100, EOT 20, {name}", both(partial(_whole, loss, passes)), survivors=later)
         for loss, name, later in (("ce", "cross-entropy", False), ("margin", "margin", True))
     ]
-    return Protocol("full", passes, tuple(stages))
+    short = both(lambda norm: pgd(norm, 20, 5, "ce", 10, selection=5))
+    return Protocol("full", passes, (*stages, Stage("quick", "PGD-20, EOT 5", short, counts=False)))
 
 
 def _whole(loss: str, passes: int, norm: str) -> Pgd:
