@@ -12,7 +12,7 @@ import typer
 
 from audiopure.choices import ATTACKS
 from audiopure.cli.console import duration, progress, say
-from audiopure.cli.device import prepare
+from audiopure.cli.device import Device, Threads, prepare
 from audiopure.cli.files import STREAM, Job, plan, sources
 from audiopure.cli.output import check_output, write_text
 from audiopure.errors import AudiopureError, InputError
@@ -54,8 +54,8 @@ def attack(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Of all noise.")] = 0,
     passes: Annotated[int, typer.Option(min=1, help="Fresh passes that score each file.")] = 10,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    device: Device = "cpu",
+    threads: Threads = None,
     overwrite: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
     report: Annotated[Path | None, typer.Option("--json", help="File that gets the results.")] = None,
 ) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from audiopure.cli.console import say
-from audiopure.cli.device import prepare
+from audiopure.cli.device import Seed, Threads, prepare
 from audiopure.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,12 +28,10 @@ def audit(
         Path | None, typer.Option(help="Folder of labelled audio. By default shipped clips.")
     ] = None,
     clips: Annotated[int, typer.Option(min=1, help="Clips, equal over labels; the first 4 s of each.")] = 4,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**64 - 1, help="Of the choice of clips and the noise.")
-    ] = 0,
+    seed: Seed = 0,
     route: Annotated[str, typer.Option(help="How the attack's gradient passes purifiers.")] = "exact",
     json: Annotated[Path | None, typer.Option(help="File that gets the whole report.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    threads: Threads = None,
 ) -> None:
     """Compare an attack's gradient with finite differences of its loss, in double precision.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from audiopure.cli.console import advancing, duration, say
-from audiopure.cli.device import prepare
+from audiopure.cli.device import Device, Merge, Seed, Shard, ThreadsEach, Workers, prepare
 from audiopure.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,17 +50,13 @@ def certify(
         typer.Option(help="Stop a clip once no more than this many sigma are to be gained, such as 0.05."),
     ] = None,
     limit: Annotated[int, typer.Option(min=0, help="Clips, equal over labels; 0 for all.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    seed: Seed = 0,
     precision: Annotated[str, typer.Option(help="fp32 or bf16, which is then what is certified.")] = "fp32",
-    shard: Annotated[str | None, typer.Option(help="i/n: the i-th of n parts of the clips.")] = None,
-    merge: Annotated[
-        list[Path] | None, typer.Option(help="Folders of shards, to unite into one report.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; by default one for each CPU core.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each process.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    shard: Shard = None,
+    merge: Merge = None,
+    workers: Workers = None,
+    threads: ThreadsEach = None,
+    device: Device = "cpu",
 ) -> None:
     """Certify a system's answers by randomized smoothing.
 

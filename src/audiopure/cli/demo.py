@@ -11,7 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from audiopure.cli.console import duration, progress, say
-from audiopure.cli.device import prepare
+from audiopure.cli.device import Seed, Threads, prepare
 from audiopure.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,14 +33,12 @@ def demo(
     steps: Annotated[int, typer.Option(min=1, help="PGD steps.")] = 15,
     eot: Annotated[int, typer.Option(min=1, help="Draws that each gradient averages.")] = 2,
     passes: Annotated[int, typer.Option(min=1, help="Fresh passes that score each clip.")] = 10,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**64 - 1, help="Of the choice of clips and the noise.")
-    ] = 0,
+    seed: Seed = 0,
     recogniser: Annotated[str, typer.Option(help="Shipped name or safetensors file.")] = "digits",
     purifier: Annotated[str, typer.Option(help="Shipped name or safetensors file.")] = "small",
     n_star: Annotated[float, typer.Option(help="Diffusion steps of the purifier.")] = 3,
     examples: Annotated[int, typer.Option(min=0, help="Clips to listen to on the page.")] = 8,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    threads: Threads = None,
 ) -> None:
     """Attack a recogniser, attack it behind a purifier, and listen: one table, one page.
 

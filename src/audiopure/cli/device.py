@@ -1,13 +1,27 @@
-"""Setting PyTorch up for a command's run."""
+"""Options that commands share, and setting PyTorch up for a command's run."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from audiopure.errors import InputError
 
 if TYPE_CHECKING:
     import torch
+
+
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
+ThreadsEach = Annotated[int | None, typer.Option(min=1, help="CPU threads of each process.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes; by default one for each CPU core.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Of the choice of clips and all noise.")]
+Shard = Annotated[str | None, typer.Option(help="i/n: only this share of the clips, for --merge later.")]
+Merge = Annotated[
+    list[Path] | None, typer.Option(help="Make one report of these folders of shards; repeat it.")
+]
 
 
 def prepare(device: str, threads: int | None = None) -> torch.device:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from audiopure.cli.console import advancing, duration, say
-from audiopure.cli.device import prepare
+from audiopure.cli.device import Device, Merge, Seed, Shard, ThreadsEach, Workers, prepare
 from audiopure.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,19 +37,13 @@ def evaluate(
         Path, typer.Option("--output", "-o", help="Folder for the report; a run cut off goes on there.")
     ] = Path("audiopure-report"),
     limit: Annotated[int, typer.Option(min=0, help="Clips, equal over labels; 0 for all.")] = 100,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**64 - 1, help="Of the choice of clips and all noise.")
-    ] = 0,
+    seed: Seed = 0,
     knowledge: Annotated[
         str,
         typer.Option(help="Draws of the defence that the attacker knows: DW_fwd, DW_rev, DW_both, semi-N."),
     ] = "white-box",
-    shard: Annotated[
-        str | None, typer.Option(help="i/n: only this share of the clips, for --merge later.")
-    ] = None,
-    merge: Annotated[
-        list[Path] | None, typer.Option(help="Make one report of these folders of shards; repeat it.")
-    ] = None,
+    shard: Shard = None,
+    merge: Merge = None,
     allow_broken_gradient: Annotated[
         bool, typer.Option(help="Go on although the gradient audit fails; the card then says so.")
     ] = False,
@@ -59,11 +53,9 @@ def evaluate(
             help="Exit status 1 if the average accuracy under attack, in %, is lower: 60, or linf=60."
         ),
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; by default one for each CPU core.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each process.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    workers: Workers = None,
+    threads: ThreadsEach = None,
+    device: Device = "cpu",
 ) -> None:
     """Attack a system with exact gradients and say how much it withstands.
 

@@ -11,7 +11,7 @@ import typer
 
 from audiopure.choices import LEVELS, PRECISIONS, SAMPLERS, choose
 from audiopure.cli.console import duration, progress, say
-from audiopure.cli.device import prepare
+from audiopure.cli.device import Device, Threads, prepare
 from audiopure.cli.files import Job, plan
 from audiopure.errors import AudiopureError, InputError
 
@@ -44,8 +44,8 @@ def purify(
         int | None,
         typer.Option(min=0, max=2**64 - 1, help="Replay this noise. A known seed weakens the defence."),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    device: Device = "cpu",
+    threads: Threads = None,
     overwrite: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
 ) -> None:
     """Remove adversarial perturbations from audio (WAV, FLAC, Ogg; any rate, channels and length).

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from audiopure.cli.console import say
-from audiopure.cli.device import prepare
+from audiopure.cli.device import Device, Workers, prepare
 from audiopure.errors import InputError
 
 
@@ -25,10 +25,8 @@ def reproduce(
         Path, typer.Option(help="Trained weights that do not ship; rows without theirs say what trains them.")
     ] = Path("weights"),
     tables_only: Annotated[bool, typer.Option(help="Run nothing; show what the records hold.")] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; by default one for each CPU core.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    workers: Workers = None,
+    device: Device = "cpu",
 ) -> None:
     """Run what a table or figure of the paper needs, and write it beside the published numbers.
 

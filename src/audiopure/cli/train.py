@@ -10,7 +10,7 @@ import typer
 from rich.progress import TextColumn
 
 from audiopure.cli.console import duration, progress, say
-from audiopure.cli.device import prepare
+from audiopure.cli.device import Device, Threads, prepare
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -25,8 +25,8 @@ def train(
     config: Annotated[Path, typer.Option(help="Settings (TOML), as in recipes/.")],
     output: Annotated[Path, typer.Option(help="Folder of the run; a run that is there is resumed.")],
     data: Annotated[Path | None, typer.Option(help="Folder of datasets; default: AUDIOPURE_DATA.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    device: Device = "cpu",
+    threads: Threads = None,
     tensorboard: Annotated[bool, typer.Option(help="Also write curves for TensorBoard.")] = False,
 ) -> None:
     """Train weights: writes model.safetensors, log.jsonl and config.toml. A killed run resumes.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from audiopure.cli.console import duration, progress, say
-from audiopure.cli.device import prepare
+from audiopure.cli.device import Device, Seed, Threads, prepare
 from audiopure.cli.output import check_output, write_text
 from audiopure.errors import InputError
 
@@ -32,9 +32,9 @@ def tune(
     attack_clips: Annotated[int, typer.Option(min=1, help="Clips that are attacked.")] = 20,
     norm: Annotated[str, typer.Option(help="Of the attack: linf or l2.")] = "linf",
     eps: Annotated[float | None, typer.Option(help="Of the attack; by default the paper's budget.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Of the choice of clips and noise.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    threads: Threads = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
     report: Annotated[Path | None, typer.Option("--json", help="File that gets the results.")] = None,
 ) -> None:
