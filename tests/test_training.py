@@ -215,7 +215,7 @@ PROBLEMS = {
     "missing key": ("denoiser", BASE.replace("steps = 24\n", ""), "config.toml: steps: .*required"),
     "no data": ("denoiser", BASE.replace("sc09 = 1.0", ""), "config.toml: datasets: .*at least 1"),
     "not TOML": ("denoiser", "steps == 3", "config.toml is not valid TOML"),
-    "unknown recipe": ("denoizer", BASE, "no recipe 'denoizer'; there are: .*denoiser, recogniser"),
+    "unknown recipe": ("denoizer", BASE, "no recipe 'denoizer'; there are: .*denoiser, .*recogniser"),
     "unknown dataset": (
         "denoiser",
         BASE.replace("sc09 = 1.0", "sc10 = 1.0"),

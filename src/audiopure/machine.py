@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import platform
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def processor() -> str:
@@ -19,5 +21,7 @@ def processor() -> str:
 
 def device_name(device: torch.device | str) -> str:
     """The name of the GPU, or of the processor."""
+    import torch  # here, as commands that show their help do without it
+
     chosen = torch.device(device)
     return torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else processor()
