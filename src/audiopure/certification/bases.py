@@ -9,6 +9,7 @@ All take noisy waveforms (n, T) = x + noise of standard deviation `sigma` and re
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -94,15 +95,11 @@ class MultiStep(nn.Module):
         self.alpha_bar = schedule.alpha_bar(self.n_star)
 
     def forward(self, noisy: Tensor, *, noise: NoiseSource) -> Tensor:
-        total: Tensor | None = None
-        for chain in range(self.votes):
-            scores = call(
-                self.recogniser, self.denoise(noisy, noise.fresh(chain)), noise.fresh(-1 - chain), None
-            )
-            vote = torch.nn.functional.one_hot(scores.argmax(1), scores.shape[1])
-            total = vote if total is None else total + vote
-        assert total is not None
-        return total.to(noisy.dtype)
+        answers = (
+            call(self.recogniser, self.denoise(noisy, noise.fresh(chain)), noise.fresh(-1 - chain), None)
+            for chain in range(self.votes)
+        )
+        return _votes(answers, noisy.dtype)
 
     def denoise(self, noisy: Tensor, noise: NoiseSource) -> Tensor:
         """One chain. Shape: (n, T) -> (n, T)."""
@@ -131,15 +128,19 @@ class LocalSmoothing(nn.Module):
     def forward(self, noisy: Tensor, *, noise: NoiseSource) -> Tensor:
         clean = self.denoised.denoise(noisy)
         shape = (clean.shape[0], clean.shape[1])
-        total: Tensor | None = None
-        for k in range(self.count):
+
+        def version(k: int) -> Tensor:
             source = noise.fresh(k)
             extra = source.normal(shape, draw=0, device=clean.device, dtype=clean.dtype)
-            scores = call(self.denoised.recogniser, clean + self.local * extra, source.fresh(0), None)
-            vote = torch.nn.functional.one_hot(scores.argmax(1), scores.shape[1])
-            total = vote if total is None else total + vote
-        assert total is not None
-        return total.to(noisy.dtype)
+            return call(self.denoised.recogniser, clean + self.local * extra, source.fresh(0), None)
+
+        return _votes(map(version, range(self.count)), noisy.dtype)
+
+
+def _votes(scores: Iterable[Tensor], dtype: torch.dtype) -> Tensor:
+    """How often each label has the highest score. Shape: (n, C) each -> (n, C)."""
+    counts = [torch.nn.functional.one_hot(each.argmax(1), each.shape[1]) for each in scores]
+    return torch.stack(counts).sum(0).to(dtype)
 
 
 def speech_gain(noisy: Tensor, sigma: float, level: Level) -> Tensor | None:

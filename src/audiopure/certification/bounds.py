@@ -10,6 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from audiopure.errors import InputError
 from audiopure.metrics import clopper_pearson_lower
 
@@ -28,6 +31,11 @@ class Sums:
     n: int
     total: float
     squares: float
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64]) -> Sums:
+        """Of an array (n,)."""
+        return cls(len(values), float(values.sum()), float(np.square(values).sum()))
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(self.n + other.n, self.total + other.total, self.squares + other.squares)

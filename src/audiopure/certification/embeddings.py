@@ -133,7 +133,7 @@ def identify(
     speaker = gallery.nearest(pilot.mean(0))
     values, levels = gallery.margins(embeddings, speaker)
     share = alpha / values.shape[1]
-    sums = [_column(column) for column in values.T]
+    sums = [Sums.of(column) for column in values.T]
     radii = [
         mean_radius(mean_lower(s, share, method), sigma, level) if level > 0 else math.inf
         for s, level in zip(sums, levels.tolist(), strict=True)
@@ -158,8 +158,4 @@ def embed(encoder: nn.Module, noisy: Tensor) -> NDArray[np.float64]:
 def _sums(cosines: NDArray[np.float64]) -> Sums:
     if len(cosines) < 2 or not np.abs(cosines).max() <= 1 + UNIT:
         raise InputError("cosines lie in [-1, 1], and a bound needs two of them")
-    return _column(np.clip((1 + cosines) / 2, 0, 1))
-
-
-def _column(values: NDArray[np.float64]) -> Sums:
-    return Sums(len(values), float(values.sum()), float(np.square(values).sum()))
+    return Sums.of(np.clip((1 + cosines) / 2, 0, 1))

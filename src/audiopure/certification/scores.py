@@ -115,16 +115,12 @@ def full_information(
         raise InputError(f"there is no certificate '{name}' of scores; there are: {', '.join(CHOICES)}.")
     _check(scores)
     bound = CHOICES[name](pilot, len(scores), alpha)
-    return bound.radius(sums_of(bound.unit(scores)), sigma, alpha, method)
-
-
-def sums_of(values: Array) -> Sums:
-    return Sums(len(values), float(values.sum()), float(np.square(values).sum()))
+    return bound.radius(Sums.of(bound.unit(scores)), sigma, alpha, method)
 
 
 def _scaled(values: Array, n: int) -> Sums:
     """Sums of n values like these."""
-    sums, factor = sums_of(values), n / len(values)
+    sums, factor = Sums.of(values), n / len(values)
     return Sums(n, factor * sums.total, factor * sums.squares)
 
 
