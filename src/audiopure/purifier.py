@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 
 from audiopure.diffusion.denoiser import Denoiser
@@ -14,6 +13,7 @@ from audiopure.diffusion.schedule import NoiseSchedule
 from audiopure.errors import InputError
 from audiopure.level import FixedLevel, Level
 from audiopure.noise import FORWARD, NoiseSource, system_noise
+from audiopure.padding import on_clips
 
 
 class Purifier(nn.Module):
@@ -131,19 +131,7 @@ class Purifier(nn.Module):
 
         Raises InputError for an empty or non-floating waveform, or a wrong number of lengths.
         """
-        if not waveform.is_floating_point() or waveform.ndim == 0 or waveform.shape[-1] == 0:
-            found = f"{waveform.dtype} {tuple(waveform.shape)}"
-            raise InputError(f"expected a floating-point waveform (..., time), got {found}")
-        flat = waveform.reshape(-1, waveform.shape[-1])
-        x = flat.float() if flat.dtype in (torch.bfloat16, torch.float16) else flat
-        if lengths is None:
-            return self._run(x, None, noise, start, gain).to(waveform.dtype).reshape(waveform.shape)
-        lengths = lengths.reshape(-1).to(x.device)
-        if len(lengths) != len(x):
-            raise InputError(f"{len(lengths)} lengths were given for {len(x)} waveforms")
-        beyond = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
-        x = self._run(x.masked_fill(beyond, 0.0), lengths, noise, start, gain).masked_fill(beyond, 0.0)
-        return x.to(waveform.dtype).reshape(waveform.shape)
+        return on_clips(waveform, lengths, lambda x, own: self._run(x, own, noise, start, gain))
 
     def _run(
         self, x: Tensor, lengths: Tensor | None, noise: NoiseSource | None, start: int, gain: Tensor | None

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from audiopure import hub
-from audiopure.api import trained_schedule
+from audiopure.api import as_denoiser
 from audiopure.defended import Guarded
-from audiopure.diffusion.denoiser import EpsDenoiser
 from audiopure.diffusion.gradient import Gradient
 from audiopure.diffusion.samplers import Sampler
 from audiopure.errors import InputError
 from audiopure.nets.mel_unet import MelUNet
 from audiopure.noise import NoiseSource
+from audiopure.padding import silenced
 from audiopure.purifier import Purifier
 
 KIND = "spectrum"  # of weights
@@ -41,8 +40,7 @@ def load_spectral_purifier(
     net = hub.load(name_or_path, kind=KIND)
     if n_star > net.latest:  # type: ignore[operator]
         raise InputError(f"{name_or_path} was trained for n_star up to {net.latest}, got {n_star:g}")
-    schedule = trained_schedule(hub.describe(name_or_path))
-    denoiser = EpsDenoiser(net, schedule)
+    denoiser, schedule = as_denoiser(net, hub.describe(name_or_path))
     return Purifier(denoiser, n_star=n_star, schedule=schedule, sampler=sampler, gradient=gradient).eval()
 
 
@@ -87,11 +85,7 @@ class SpectralDefended(Guarded):
             raise InputError(f"expected floating-point waveforms (clips, time), got {found}")
         net, model = self._net, self.model
         if lengths is not None:
-            lengths = lengths.reshape(-1).to(waveform.device)
-            if len(lengths) != len(waveform):
-                raise InputError(f"{len(lengths)} lengths were given for {len(waveform)} waveforms")
-            beyond = torch.arange(waveform.shape[1], device=waveform.device) >= lengths[:, None]
-            waveform = waveform.masked_fill(beyond, 0.0)
+            waveform, _, _ = silenced(waveform, lengths)
         decibel = model.frontend(model.padded(waveform))  # type: ignore[operator]
         clean = self.purifier(net.scaled(decibel), noise=noise or self._noise)
         return model.from_log_mel(net.decibel(clean))  # type: ignore[operator]

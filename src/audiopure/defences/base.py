@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from audiopure.errors import InputError
 from audiopure.noise import NoiseSource, system_noise
+from audiopure.padding import on_clips
 
 
 class WaveformDefence(nn.Module):
@@ -37,21 +37,13 @@ class WaveformDefence(nn.Module):
         Shape: (..., T) -> (..., T); half types are worked on in float32. Raises InputError for an empty or
         non-floating waveform, or a wrong number of lengths.
         """
-        if not waveform.is_floating_point() or waveform.ndim == 0 or waveform.shape[-1] == 0:
-            found = f"{waveform.dtype} {tuple(waveform.shape)}"
-            raise InputError(f"expected a floating-point waveform (..., time), got {found}")
-        flat = waveform.reshape(-1, waveform.shape[-1])
-        x = flat.float() if flat.dtype in (torch.bfloat16, torch.float16) else flat
         source = noise or system_noise()
-        if lengths is None:
-            whole = torch.full((len(x),), x.shape[1], device=x.device)
-            return self.changed(x, whole, source).to(waveform.dtype).reshape(waveform.shape)
-        lengths = lengths.reshape(-1).to(x.device)
-        if len(lengths) != len(x):
-            raise InputError(f"{len(lengths)} lengths were given for {len(x)} waveforms")
-        beyond = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
-        changed = self.changed(x.masked_fill(beyond, 0.0), lengths, source).masked_fill(beyond, 0.0)
-        return changed.to(waveform.dtype).reshape(waveform.shape)
+
+        def change(x: Tensor, own: Tensor | None) -> Tensor:
+            whole = torch.full((len(x),), x.shape[1], device=x.device) if own is None else own
+            return self.changed(x, whole, source)
+
+        return on_clips(waveform, lengths, change)
 
     def changed(self, x: Tensor, lengths: Tensor, noise: NoiseSource) -> Tensor:
         """A batch (B, T), zero beyond `lengths` (B,), as the defence leaves it. Shape: -> (B, T)."""
