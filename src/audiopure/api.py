@@ -47,10 +47,7 @@ def load_purifier(
     facts = hub.describe(name_or_path)
     if facts["kind"] not in ("denoiser", "eps"):
         raise WeightsError(f"{facts['path']} holds a {facts['kind']}, not a purifier")
-    denoiser, schedule = hub.load(name_or_path), NoiseSchedule.linear()
-    if facts["kind"] == "eps":
-        schedule = trained_schedule(facts)
-        denoiser = EpsDenoiser(denoiser, schedule)
+    denoiser, schedule = as_denoiser(hub.load(name_or_path), facts)
     if precision == "bf16":
         if not hasattr(denoiser, "body_to"):
             raise InputError(
@@ -58,7 +55,7 @@ def load_purifier(
             )
         denoiser.body_to(torch.bfloat16)  # type: ignore[operator]
     return Purifier(
-        cast(Denoiser, denoiser),
+        denoiser,
         n_star=n_star,
         schedule=schedule,
         sampler=sampler,
@@ -67,7 +64,18 @@ def load_purifier(
     ).eval()
 
 
-def trained_schedule(facts: dict[str, Any]) -> NoiseSchedule:
+def as_denoiser(net: nn.Module, facts: dict[str, Any]) -> tuple[Denoiser, NoiseSchedule]:
+    """A network that weights of these facts (`hub.describe`) are for as a denoiser, and its schedule.
+
+    Raises WeightsError for a noise estimator whose schedule is missing or cannot be used.
+    """
+    if facts["kind"] == "denoiser":
+        return cast(Denoiser, net), NoiseSchedule.linear()
+    schedule = _trained_schedule(facts)
+    return EpsDenoiser(net, schedule), schedule
+
+
+def _trained_schedule(facts: dict[str, Any]) -> NoiseSchedule:
     """The schedule a noise estimator was trained on: it knows noise levels only by their step's number."""
     trained = facts["config"]
     try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from audiopure.attacks.ball import Ball, ball
 from audiopure.errors import InputError
 from audiopure.noise import SeededNoise
 from audiopure.training.adversarial_methods import METHODS, Loss, climb, cross_entropy
-from audiopure.training.recogniser import RecogniserConfig, RecogniserRecipe
+from audiopure.training.recogniser import PlainConfig, RecogniserRecipe
 from audiopure.training.together import team
 
 HELD_OUT = 200  # clips of the validation split that are attacked
@@ -27,7 +26,7 @@ JUDGED = 10  # steps of that attack
 Norm = Literal["linf", "l2"]
 
 
-class AdversarialConfig(RecogniserConfig):
+class AdversarialConfig(PlainConfig):
     """Settings of the recipe, beside those of `recogniser`.
 
     Attributes:
@@ -53,9 +52,6 @@ class AdversarialConfig(RecogniserConfig):
     beta: float = Field(default=6.0, gt=0)
     slope: float = Field(default=1e-3, gt=0)
     defence: str | None = None
-    mixup: float = Field(default=0.0, ge=0, le=1)
-    smoothing: float = Field(default=0.0, ge=0, lt=1)
-    masking: bool = False
 
 
 class AdversarialRecipe(RecogniserRecipe):
@@ -74,8 +70,7 @@ class AdversarialRecipe(RecogniserRecipe):
             from audiopure.systems import load_defence
 
             self.defence = load_defence(config.defence)
-        chosen = np.random.default_rng(config.seed).permutation(len(self.held_out))[:HELD_OUT]
-        self.held_out, self.targets = self.held_out[chosen], self.targets[chosen]
+        self.keep_held_out(HELD_OUT)
         self.moved: Tensor | None = None  # clips of the replay before, whose gradient moves them
 
     def batch(self, step: int) -> tuple[Tensor, ...]:

@@ -50,6 +50,11 @@ class Clips:
         self.held_out = validation.crops(everything, np.zeros(len(validation)), self.length)
         self.targets = validation.targets
 
+    def keep_held_out(self, count: int) -> None:
+        """Judge by so many clips of the validation split, drawn by the seed."""
+        chosen = np.random.default_rng(self.seed).permutation(len(self.held_out))[:count]
+        self.held_out, self.targets = self.held_out[chosen], self.targets[chosen]
+
     def product(self, model: nn.Module) -> nn.Module:
         """All of it is stored."""
         return model
@@ -83,7 +88,7 @@ class AugmentedClips(Clips):
         self.augmentation = config
         self.noise = Corpus(load_dataset(config.background, root, "train")) if config.background else None
 
-    def augmented(self, step: int) -> tuple[Tensor, Tensor, np.random.Generator]:
+    def augmented(self, step: int, *, noisy: bool = True) -> tuple[Tensor, Tensor, np.random.Generator]:
         """Waveforms (B, T), their labels (B,), and where further draws of this step come from."""
         config = self.augmentation
         rng = np.random.default_rng([config.seed, step])
@@ -96,7 +101,8 @@ class AugmentedClips(Clips):
         wave *= torch.from_numpy(gain).float()
         peak = wave.abs().amax(1, keepdim=True).clamp(min=1e-4)
         wave *= torch.clamp(1 / peak, max=1)
-        self.add_noise(wave, rng)
+        if noisy:
+            self.add_noise(wave, rng)
         return wave, self.corpus.targets[items], rng
 
     def add_noise(self, wave: Tensor, rng: np.random.Generator) -> None:

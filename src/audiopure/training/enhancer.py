@@ -70,8 +70,7 @@ class EnhancerRecipe(AugmentedClips):
         self.config = config
         self.recogniser = self.hears(config.recogniser)
         self.crafted: dict[int, Tensor] = {}  # groups of clips, attacked when they are first met
-        chosen = np.random.default_rng(config.seed).permutation(len(self.held_out))[:HELD_OUT]
-        self.held_out, self.targets = self.held_out[chosen], self.targets[chosen]
+        self.keep_held_out(HELD_OUT)
         rng = np.random.default_rng([config.seed, 1])
         if config.added == "noise":
             self.heard = self.held_out.clone()
@@ -88,7 +87,7 @@ class EnhancerRecipe(AugmentedClips):
             items = self.items(step)
             start = np.zeros(len(items))
             return self._offline(items), self.corpus.crops(items, start, self.length)
-        clean, _, _ = self.augmented(step)
+        clean, _, _ = self.augmented(step, noisy=False)  # which is the target
         heard = clean.clone()
         self._spoil(heard, np.random.default_rng([self.config.seed, step, 2]))
         return heard, clean
@@ -112,11 +111,8 @@ class EnhancerRecipe(AugmentedClips):
             right.append((self.recogniser(model(heard).float().cpu()).argmax(1) == target).float())
         return {"score": torch.cat(gone).mean().item(), "accuracy": torch.cat(right).mean().item()}
 
-    def add_noise(self, wave: Tensor, rng: np.random.Generator) -> None:
-        """Nothing: what is heard gets its noise apart, as the speech without it is the target."""
-
     def _spoil(self, wave: Tensor, rng: np.random.Generator) -> None:
-        super().add_noise(wave, rng)
+        self.add_noise(wave, rng)
         # the recogniser's recipe leaves some clips clean, of which there is nothing to learn here
         sigma = np.exp(rng.uniform(np.log(FAINTEST), np.log(self.config.noise), (len(wave), 1)))
         wave += torch.from_numpy(rng.standard_normal(wave.shape) * sigma).float()

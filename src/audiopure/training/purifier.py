@@ -16,18 +16,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from audiopure import hub
-from audiopure.api import trained_schedule
+from audiopure.api import as_denoiser
 from audiopure.choices import SAMPLERS, choose
 from audiopure.defences.learned import Enhancer
-from audiopure.diffusion.denoiser import EpsDenoiser
-from audiopure.diffusion.schedule import NoiseSchedule
 from audiopure.errors import InputError
 from audiopure.frontend import MelSpectrogram
 from audiopure.level import SpeechLevel
 from audiopure.noise import SeededNoise
 from audiopure.purifier import Purifier
 from audiopure.training.adversarial import AdversarialConfig, AdversarialRecipe
-from audiopure.training.adversarial_methods import METHODS, climb
+from audiopure.training.adversarial_methods import climb
 from audiopure.training.together import team
 
 KINDS = ("denoiser", "eps", "enhancer")  # of weights that stand before a recogniser
@@ -61,11 +59,10 @@ class PurifierRecipe(AdversarialRecipe):
         super().__init__(config, root)
         if config.initial is None or config.defence is not None:
             raise InputError("the recipe `purifier` needs `initial`, and has no other `defence` before it")
-        facts = hub.describe(config.initial)
-        if facts["kind"] not in KINDS:
-            raise InputError(f"{config.initial} holds a {facts['kind']}, not what stands before a recogniser")
-        self.kind = facts["kind"]
-        self.schedule = trained_schedule(facts) if self.kind == "eps" else NoiseSchedule.linear()
+        self.facts = hub.describe(config.initial)
+        self.kind = self.facts["kind"]
+        if self.kind not in KINDS:
+            raise InputError(f"{config.initial} holds a {self.kind}, not what stands before a recogniser")
         self.recogniser = self.hears(config.recogniser)
         self.mel = MelSpectrogram()
 
@@ -77,11 +74,11 @@ class PurifierRecipe(AdversarialRecipe):
         """The defence whose weights `model` holds."""
         if self.kind == "enhancer":
             return Enhancer(model)
-        denoiser = EpsDenoiser(model, self.schedule) if self.kind == "eps" else model
+        denoiser, schedule = as_denoiser(model, self.facts)
         return Purifier(
-            denoiser,  # type: ignore[arg-type]
+            denoiser,
             n_star=self.config.n_star,
-            schedule=self.schedule,
+            schedule=schedule,
             sampler=choose("sampler", SAMPLERS, self.config.sampler),
             level=SpeechLevel(),
         )
@@ -91,13 +88,11 @@ class PurifierRecipe(AdversarialRecipe):
         return self.recogniser.to(wave.device)(clean).float()
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-        wave, targets, step = batch
+        wave, _, step = batch
         noise = team().own(SeededNoise(self.config.seed).fresh(int(step)))
         if self.config.method == "ssp":
             return self._ssp(model, wave, noise)
-        if int(step) % self.config.replays == 0:
-            self.moved = None
-        found = METHODS[self.config.method](self, model, wave, targets, noise)
+        found = super().loss(model, batch)
         if self.config.error == 0:
             return found
         front = self.front(model)

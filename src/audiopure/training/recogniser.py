@@ -29,6 +29,14 @@ class RecogniserConfig(AugmentedConfig):
     masking: bool = True  # SpecAugment, for networks with `features` and `classify`
 
 
+class PlainConfig(RecogniserConfig):
+    """Nothing mixed, smoothed or masked by default: for recipes with a loss of their own."""
+
+    mixup: float = Field(default=0.0, ge=0, le=1)
+    smoothing: float = Field(default=0.0, ge=0, lt=1)
+    masking: bool = False
+
+
 class RecogniserRecipe(AugmentedClips):
     kind = "recogniser"
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from audiopure import hub
 from audiopure.errors import InputError
 from audiopure.training import noisy
-from audiopure.training.recogniser import RecogniserConfig, RecogniserRecipe
+from audiopure.training.recogniser import PlainConfig, RecogniserRecipe
 
 
-class SmoothedConfig(RecogniserConfig):
+class SmoothedConfig(PlainConfig):
     """Settings of the recipe, beside those of `recogniser`.
 
     Attributes:
@@ -35,9 +35,6 @@ class SmoothedConfig(RecogniserConfig):
     most: float = Field(default=1.0, gt=0)
     consistency: float = Field(default=5.0, ge=0)
     entropy: float = Field(default=0.5, ge=0)
-    mixup: float = Field(default=0.0, ge=0, le=1)
-    smoothing: float = Field(default=0.0, ge=0, lt=1)
-    masking: bool = False
 
 
 class SmoothedRecipe(RecogniserRecipe):
@@ -52,7 +49,8 @@ class SmoothedRecipe(RecogniserRecipe):
             self.denoiser = hub.load(config.denoiser, kind="denoiser")
             if config.precision == "bf16" and hasattr(self.denoiser, "body_to"):
                 self.denoiser.body_to(torch.bfloat16)  # type: ignore[operator]
-        self.noisy, self.targets = noisy.held_out(self.held_out, self.targets, config.seed)
+        self.keep_held_out(noisy.HELD_OUT)
+        self.noisy = noisy.versions(self.held_out, config.seed)
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """Two noisy versions of each clip (2 B, T), their sigma (2 B,) and soft targets (B, labels)."""

@@ -69,8 +69,7 @@ class SpectrumRecipe(AugmentedClips):
         schedule = NoiseSchedule.linear(steps=config.steps_of_noise)
         latest = min(config.latest, len(schedule))
         self.alpha_bar = torch.tensor([schedule.alpha_bar(n) for n in range(1, latest + 1)])
-        chosen = np.random.default_rng(config.seed).permutation(len(self.held_out))[:HELD_OUT]
-        self.held_out = self.held_out[chosen]
+        self.keep_held_out(HELD_OUT)
 
     def build(self) -> nn.Module:
         return MelUNet(

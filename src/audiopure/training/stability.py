@@ -45,7 +45,8 @@ class StabilityRecipe(AugmentedClips):
         super().__init__(config, root)
         self.config = config
         self.recogniser = self.hears(config.recogniser)
-        self.noisy, self.targets = noisy.held_out(self.held_out, self.targets, config.seed)
+        self.keep_held_out(noisy.HELD_OUT)
+        self.noisy = noisy.versions(self.held_out, config.seed)
 
     def build(self) -> nn.Module:
         return hub.load(self.config.initial, kind="denoiser").requires_grad_(True)
