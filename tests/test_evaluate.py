@@ -74,6 +74,7 @@ def test_the_rows_that_come_by_themselves(whole: tuple[Path, Card]) -> None:
     assert card.rows[1].conditions[0].attacked.passes == 1  # nothing random in an undefended model
     assert card.rows[0].conditions[0].attacked.passes == PASSES
     for row in card.rows:
+        assert row.gradient is not None and row.gradient.verdict == "exact", row.key
         for condition in row.conditions:
             assert condition.attacked.average.n == condition.clean.average.n
 

@@ -19,7 +19,7 @@ _TABLE = TypeAdapter(dict[str, Gradient])
 
 
 def audited(work: Evaluation, *, allow_broken: bool = False) -> dict[str, Gradient]:
-    """Audit the rows that attacks by gradient meet; what the folder already holds is not done again.
+    """Audit every row, also of curves; what the folder already holds is not done again.
 
     Raises InputError for a break that nobody declared, unless `allow_broken`; then it stands on the card.
     """
@@ -27,8 +27,6 @@ def audited(work: Evaluation, *, allow_broken: bool = False) -> dict[str, Gradie
     whole = next(work.batches())
     for contender in work.contenders:
         row = contender.planned
-        if row.role == "variant":
-            continue  # the system at another n*: the same modules, whose break the system's audit finds
         batch = whole.rows(whole.index[: CLIPS.get(row.role, 1)])
         if row.key not in found:
             noise = SeededNoise(work.config.seed).for_items(batch.items)
