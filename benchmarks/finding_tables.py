@@ -6,11 +6,18 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from audiopure.evaluation.card import Card, Row
-from audiopure.evaluation.card_io import read_card
 from audiopure.evaluation.compare import paired_interval, points
 from audiopure.evaluation.reproduce import budget_tables
-from audiopure.evaluation.reproduce.jobs import Place
-from audiopure.evaluation.reproduce.reading import brief, clean, find, headline, readings, table
+from audiopure.evaluation.reproduce.reading import (
+    BUDGETS,
+    brief,
+    clean,
+    find,
+    headline,
+    readings,
+    stored,
+    table,
+)
 
 CARDS = Path(__file__).resolve().parent / "results" / "findings"
 TITLES = {
@@ -20,12 +27,11 @@ TITLES = {
     "n3": "purified, n*=3",
 }
 LEVELS = (1, 2, 3, 5, 7, 10)
-COLUMNS = {"linf": "L∞ 0.002", "l2": "L2 0.253"}
 
 
 def cards(names: Iterable[str]) -> dict[str, Card]:
     """Those of the named cards that there are."""
-    return {name: read_card(path) for name in names if (path := CARDS / f"{name}.json").is_file()}
+    return {name: card for name in names if (card := stored(CARDS, name))}
 
 
 def standard(_: object) -> str:
@@ -35,9 +41,9 @@ def standard(_: object) -> str:
     for name, card in found.items():
         row = card.rows[0]
         cells = [readings(clean(row))]
-        cells += [readings(headline(row, column)) for column in (*COLUMNS, "gain")]
+        cells += [readings(headline(row, column)) for column in (*BUDGETS, "gain")]
         body.append([TITLES[name.removeprefix("standard-")], *cells])
-    return _with_notes(["defence", "clean", *COLUMNS.values(), "equaliser, 6 dB"], body, found)
+    return _with_notes(["defence", "clean", *BUDGETS.values(), "equaliser, 6 dB"], body, found)
 
 
 def paper(_: object) -> str:
@@ -48,9 +54,9 @@ def paper(_: object) -> str:
         row = card.rows[0]
         cells = [brief(clean(row).average)]
         for stage in ("as-released", "as-written"):
-            cells += [any_iterate(row, f"{stage}/{column}") for column in COLUMNS]
+            cells += [any_iterate(row, f"{stage}/{column}") for column in BUDGETS]
         body.append([TITLES[name.removeprefix("paper-")], *cells])
-    heads = [f"as {how}, {column}" for how in ("released", "written") for column in COLUMNS.values()]
+    heads = [f"as {how}, {column}" for how in ("released", "written") for column in BUDGETS.values()]
     return _with_notes(["defence", "clean", *heads], body, found)
 
 
@@ -68,15 +74,14 @@ def quick(_: object) -> str:
                 title += f", n*={name.removeprefix('quick-n')}" if row.key != "none" and not other else ""
             else:
                 continue
-            cells = [readings(clean(row)), *(readings(headline(row, column)) for column in COLUMNS)]
+            cells = [readings(clean(row)), *(readings(headline(row, column)) for column in BUDGETS)]
             body.append([title, *cells])
-    return _with_notes(["system", "clean", *COLUMNS.values()], body, found)
+    return _with_notes(["system", "clean", *BUDGETS.values()], body, found)
 
 
 def grid(_: object) -> str:
     """The paper's tables 2 and F in our setting."""
-    place = Place(Path(), CARDS, Path(), 1)
-    return budget_tables.by_steps(place) + "\n\n" + budget_tables.large(place)
+    return budget_tables.by_steps(CARDS) + "\n\n" + budget_tables.large(CARDS)
 
 
 def costs(_: object) -> str:
@@ -113,7 +118,7 @@ def schedule(_: object) -> str:
         found = cards([name, "full-n3"])
         if len(found) < 2:
             continue
-        for column in COLUMNS:
+        for column in BUDGETS:
             grows, whole = (
                 lowest(card, [f"{stage}/{column}" for stage in stages])
                 for card, stages in zip(found.values(), (growing, constant), strict=True)
@@ -124,7 +129,7 @@ def schedule(_: object) -> str:
             means = [sum(shares[clip] for clip in common) / len(common) for shares in (grows, whole)]
             cells = [f"{100 * mean:.1f}" for mean in means]
             cells.append(f"{points(sum(unlike) / len(common))} [{points(low)}, {points(high)}]")
-            body.append([f"`{protocol}`", COLUMNS[column], str(len(common)), *cells])
+            body.append([f"`{protocol}`", BUDGETS[column], str(len(common)), *cells])
     if not body:
         return "Not run yet."
     heads = ["protocol", "budget", "clips", "draws grow, %", "all from the start, %", "difference, points"]

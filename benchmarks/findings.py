@@ -20,19 +20,18 @@ from audiopure.evaluation.reproduce.jobs import Job, evaluation
 
 LEVELS = (1, 2, 3, 5, 7, 10)
 SYSTEMS = (NONE, NOISE_ONLY, ONE_SHOT, PURIFIED)
-NO_WEIGHTS = Path()  # beside those that ship
 
 
-def jobs(other: Path | None) -> Iterator[Job]:
+def jobs(other: Path | None, weights: Path) -> Iterator[Job]:
     """The cheap ones first."""
     for entry in SYSTEMS:
-        yield entry.job("paper", NO_WEIGHTS)
+        yield entry.job("paper", weights)
     for n_star in LEVELS:
         yield evaluation(f"quick-n{n_star}", f"small,n_star={n_star}+digits", "quick")
     if other is not None:
         yield evaluation("quick-other", f"small+ai8x,path={other}", "quick")
     for entry in SYSTEMS:
-        yield entry.job("standard", NO_WEIGHTS)
+        yield entry.job("standard", weights)
     yield evaluation("full-n3", PURIFIED.system, "full", 30)
     yield GRID
 
@@ -41,7 +40,7 @@ def main() -> int:
     parser = jobs_parser(__doc__)
     parser.add_argument("--other", type=Path, help="weights of ai8x's kws20, for the recogniser of others")
     options = parser.parse_args()
-    return run_jobs(jobs(options.other), "findings", options)
+    return run_jobs(jobs(options.other, options.weights), "findings", options)
 
 
 if __name__ == "__main__":

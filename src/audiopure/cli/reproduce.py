@@ -51,7 +51,7 @@ def reproduce(
         if chosen.measure is not None:
             chosen.measure(place, weights, say)
     if chosen.text is not None:
-        text = chosen.text(place, weights)
+        text = chosen.text(place.records, weights)
         output.mkdir(parents=True, exist_ok=True)
         workplace.write(output / f"{name}.md", f"# {chosen.title}\n\n{text}\n")
         typer.echo(text)

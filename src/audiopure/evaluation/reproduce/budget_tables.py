@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from audiopure.evaluation.card import Card
-from audiopure.evaluation.reproduce.jobs import Job, Place, evaluation
+from audiopure.evaluation.reproduce.jobs import Job, evaluation
 from audiopure.evaluation.reproduce.published import BUDGET_STEPS, BUDGETS, LARGE
 from audiopure.evaluation.reproduce.reading import NOT_RUN, brief, stored, table
 
@@ -15,9 +17,9 @@ ABOUT = (
 )
 
 
-def by_steps(place: Place) -> str:
+def by_steps(records: Path) -> str:
     """Table 2."""
-    card = stored(place, GRID.name)
+    card = stored(records, GRID.name)
     body = []
     for eps, values in BUDGETS.items():
         cells = [f"{_cell(card, n, eps)} ({value:g})" for n, value in zip(BUDGET_STEPS, values, strict=True)]
@@ -25,9 +27,9 @@ def by_steps(place: Place) -> str:
     return table(["eps, L∞", *(f"n*={n}" for n in BUDGET_STEPS)], body) + f"\n\n{ABOUT}"
 
 
-def large(place: Place) -> str:
+def large(records: Path) -> str:
     """Table F."""
-    card = stored(place, GRID.name)
+    card = stored(records, GRID.name)
     body = [["published", *(f"{value:g}" for value in LARGE.values())]]
     body.insert(0, ["n*=5", *(_cell(card, 5, eps) for eps in LARGE)])
     return table(["eps, L∞", *(f"{eps:g}" for eps in LARGE)], body) + f"\n\n{ABOUT}"

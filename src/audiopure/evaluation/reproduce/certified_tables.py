@@ -7,7 +7,7 @@ from pathlib import Path
 
 from audiopure.evaluation.certified.record import Certificates
 from audiopure.evaluation.reproduce.entries import absent, how_to_train, located
-from audiopure.evaluation.reproduce.jobs import Job, Place
+from audiopure.evaluation.reproduce.jobs import Job
 from audiopure.evaluation.reproduce.published import CERTIFIED, RADII
 from audiopure.evaluation.reproduce.reading import NOT_RUN, table
 
@@ -27,8 +27,8 @@ def jobs(weights: Path) -> Iterator[Job]:
         if absent(system, weights):
             continue
         for sigma in SIGMAS:
-            place = located(system, weights)
-            yield certification(f"{method}-{sigma:g}", place, sigma, 100, 10_000, "--tolerance", "0.03")
+            found = located(system, weights)
+            yield certification(f"{method}-{sigma:g}", found, sigma, 100, 10_000, "--tolerance", "0.03")
 
 
 def certification(name: str, system: str, sigma: float, clips: int, n: int, *words: str) -> Job:
@@ -37,12 +37,12 @@ def certification(name: str, system: str, sigma: float, clips: int, n: int, *wor
     return Job(name, "certify", (*options, "--precision", "bf16", *words))
 
 
-def certified(place: Place, weights: Path) -> str:
+def certified(records: Path, weights: Path) -> str:
     """One row for each method and sigma; in brackets what the paper has."""
     body, facts = [], ""
     for method, (title, _) in METHODS.items():
         for sigma in SIGMAS:
-            path = place.records / f"{method}-{sigma:g}.json"
+            path = records / f"{method}-{sigma:g}.json"
             known = CERTIFIED.get((method, sigma))
             values = [NOT_RUN] * len(RADII)
             if path.is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -35,9 +36,9 @@ def measure(place: Place, say: Callable[[str], None] = lambda sentence: None) ->
     keep(record, path)
 
 
-def cost(place: Place) -> str:
+def cost(records: Path) -> str:
     """Seconds a clip at every n*."""
-    path = place.records / f"{NAME}.json"
+    path = records / f"{NAME}.json"
     record = json.loads(path.read_text()) if path.is_file() else None
     ours = [f"{record['seconds'][str(n)]:.4f}" if record else NOT_RUN for n in SECONDS]
     body = [

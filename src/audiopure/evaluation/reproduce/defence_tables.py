@@ -7,9 +7,10 @@ from pathlib import Path
 
 from audiopure.evaluation.card import Card, Proportion
 from audiopure.evaluation.reproduce.entries import Entry, how_to_train
-from audiopure.evaluation.reproduce.jobs import Job, Place
-from audiopure.evaluation.reproduce.published import STOLEN, Published
+from audiopure.evaluation.reproduce.jobs import Job
+from audiopure.evaluation.reproduce.published import STOLEN, Column, Published
 from audiopure.evaluation.reproduce.reading import (
+    NORMS,
     NOT_RUN,
     brief,
     clean,
@@ -20,8 +21,6 @@ from audiopure.evaluation.reproduce.reading import (
     table,
 )
 
-NORMS = {"linf": "L∞", "l2": "L2"}
-Column = tuple[str, int]
 ABOUT = (
     "Accuracy in %, in round brackets as published. First the paper's protocol after so many steps of PGD, "
     "as released: a clip counts as broken once any single draw of any iterate fails. Then `standard`: the "
@@ -43,7 +42,7 @@ BLACK_BOX = "FAKEBOB: as its authors define it, 50 steps of 50 queries, 50 clips
 def defences(
     entries: Sequence[Entry],
     columns: Sequence[Column],
-    place: Place,
+    records: Path,
     weights: Path,
     *,
     black_box: bool = False,
@@ -51,7 +50,7 @@ def defences(
     """One row for each defence; in brackets what the paper has."""
     body = []
     for entry in entries:
-        paper, standard = (stored(place, f"{protocol}-{entry.key}") for protocol in ("paper", "standard"))
+        paper, standard = (stored(records, f"{protocol}-{entry.key}") for protocol in ("paper", "standard"))
         known = entry.published
         any_card = paper or standard
         first = f"{100 * clean(any_card.rows[0]).average.value:.0f}" if any_card else NOT_RUN
@@ -63,11 +62,11 @@ def defences(
             cells.append(cell if value is None else f"{cell} ({value:g})")
         cells += [readings(headline(standard.rows[0], norm)) if standard else NOT_RUN for norm in NORMS]
         if black_box:
-            cells.append(_fakebob(stored(place, f"black-box-{entry.key}"), known))
+            cells.append(_fakebob(stored(records, f"black-box-{entry.key}"), known))
         body.append(cells)
     heads = ["defence", "clean", *(f"{NORMS[norm]}, {steps}" for norm, steps in columns)]
     heads += [f"exact, {name}" for name in NORMS.values()]
-    notes = [_about(entries, place, weights)]
+    notes = [_about(entries, records, weights)]
     if black_box:
         heads.append("FAKEBOB")
         notes.append(BLACK_BOX)
@@ -80,25 +79,25 @@ def _fakebob(card: Card | None, known: Published | None) -> str:
     return cell if known is None or known.fakebob is None else f"{cell} ({known.fakebob:g})"
 
 
-def _about(entries: Sequence[Entry], place: Place, weights: Path) -> str:
+def _about(entries: Sequence[Entry], records: Path, weights: Path) -> str:
     sentences = [ABOUT]
     missing = dict.fromkeys(name for entry in entries for name in entry.absent(weights))
     sentences += [how_to_train(name) for name in missing]
     flags = [
         f"{entry.title}: {flag.sentence}"
         for entry in entries
-        if (card := stored(place, f"standard-{entry.key}"))
+        if (card := stored(records, f"standard-{entry.key}"))
         for flag in card.flags
         if flag.kind == "violation"
     ]
     return " ".join([*sentences, *(f"**Flagged.** {flag}" for flag in flags)])
 
 
-def transfers(entries: Sequence[Entry], place: Place) -> str:
+def transfers(entries: Sequence[Entry], records: Path) -> str:
     """What attacks on a stolen copy do to the system (table A)."""
     body = []
     for entry in entries:
-        card = stored(place, f"black-box-{entry.key}")
+        card = stored(records, f"black-box-{entry.key}")
         shares = [card and _condition(card, f"transfer/{norm}") for norm in NORMS]
         first = brief(clean(card.rows[0]).average) if card else NOT_RUN
         body.append([entry.title, first, *(brief(share) if share else NOT_RUN for share in shares)])

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from audiopure.errors import InputError
 from audiopure.evaluation.reproduce.jobs import Job, evaluation
 from audiopure.evaluation.reproduce.published import CLASSIFIERS, DENOISERS, JACOBIAN, MAIN, Published
+from audiopure.hub import SHIPPED
 
 # weights that do not ship -> what trains them
 WEIGHTS = {
@@ -29,16 +30,16 @@ WEIGHTS = {
     for slope in JACOBIAN
 }
 NETWORKS = {
-    "M5": "m5",  # ships
-    "ResNeXt-29-8-64": "{resnext29}",
-    "VGG-19-BN": "{vgg19bn}",
-    "WideResNet-28-10": "{wideresnet28}",
-    "DenseNet-BC-100-12": "{densenetbc}",
+    "M5": "m5",
+    "ResNeXt-29-8-64": "resnext29",
+    "VGG-19-BN": "vgg19bn",
+    "WideResNet-28-10": "wideresnet28",
+    "DenseNet-BC-100-12": "densenetbc",
 }
 WEIGHTS |= {
-    name.strip("{}"): f"recogniser --config recipes/recogniser-{name.strip('{}')}.toml"
+    name: f"recogniser --config recipes/recogniser-{name}.toml"
     for name in NETWORKS.values()
-    if name != "m5"
+    if name not in SHIPPED
 }
 
 
@@ -155,9 +156,9 @@ JACOBIANS = tuple(
 )
 
 
-def _classifier(title: str, system: str) -> tuple[Entry, Entry]:
+def _classifier(title: str, key: str) -> tuple[Entry, Entry]:
     without, purified = CLASSIFIERS[title]
-    key = system.strip("{}")
+    system = key if key in SHIPPED else f"{{{key}}}"
     return (
         Entry(f"{key}-none", title, system, without),
         Entry(f"{key}-n3", f"{title}, AudioPure", f"small+{system}", purified),

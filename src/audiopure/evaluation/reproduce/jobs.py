@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from audiopure.evaluation import workplace
 
 INTERRUPTED, TERMINATED = 130, 143  # exit statuses of the command line
 RECORDS = {"evaluate": "report.json", "certify": "certificates.json"}
@@ -87,6 +88,4 @@ def keep(record: dict[str, Any], path: Path) -> None:
     if "examples" in record:
         record = record | {"examples": []}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(record) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    workplace.write(path, json.dumps(record) + "\n")

@@ -18,52 +18,50 @@ from audiopure.evaluation.card import Card, Curve
 from audiopure.evaluation.certified.record import Certificates
 from audiopure.evaluation.reproduce.certified_tables import METHODS, SIGMAS
 from audiopure.evaluation.reproduce.entries import Entry
-from audiopure.evaluation.reproduce.jobs import Place
-from audiopure.evaluation.reproduce.reading import stored
+from audiopure.evaluation.reproduce.reading import BUDGETS, stored
 from audiopure.noise import SeededNoise
 
-NORMS = {"linf": "L∞ ≤ 0.002", "l2": "L2 ≤ 0.253"}
 COLOURS = ("#8a6d00", "#b3261e", "#1d5bbf", "#2e7d32", "#6a1b9a", "#455a64")
 DASHES = ((1, 2), (4, 2), (1, 0), (6, 2, 1, 2), (3, 1), (2, 2, 6, 2))
 LARGER = (0.002, 0.01, 0.02, 0.03, 0.04, 0.05)  # budgets of figure B
 
 
-def against(axis: str, label: str) -> Callable[[Sequence[Entry], Place, Path], None]:
+def against(axis: str, label: str) -> Callable[[Sequence[Entry], Path, Path], None]:
     """A picture of the curves "steps" or "eot" of `standard`'s cards: figures 2a and 2b."""
 
-    def draw(entries: Sequence[Entry], place: Place, path: Path) -> None:
+    def draw(entries: Sequence[Entry], records: Path, path: Path) -> None:
         cards = {
             entry.title.replace("**", ""): card
             for entry in entries
-            if (card := stored(place, f"standard-{entry.key}"))
+            if (card := stored(records, f"standard-{entry.key}"))
         }
         lines = {
             norm: [(title, curve) for title, card in cards.items() if (curve := _curve(card, axis, norm))]
-            for norm in NORMS
+            for norm in BUDGETS
         }
         shown = [norm for norm, found in lines.items() if found]
         if not shown:
             raise InputError("there is no record to draw yet; run the evaluations first")
         figure, axes = pyplot().subplots(1, len(shown), figsize=(4.4 * len(shown), 3.4), squeeze=False)
-        for place_, norm in zip(axes[0], shown, strict=True):
+        for panel, norm in zip(axes[0], shown, strict=True):
             for number, (title, curve) in enumerate(lines[norm]):
                 xs = [point.x for point in curve.points]
                 ys = [[100 * getattr(p.y, key) for p in curve.points] for key in ("value", "low", "high")]
-                _line(place_, number, xs, ys, title)
-            _dress(place_, label, NORMS[norm])
+                _line(panel, number, xs, ys, title)
+            _dress(panel, label, BUDGETS[norm])
         axes[0][0].set_ylabel("accuracy, %")
         save(figure, path)
 
     return draw
 
 
-def certified(place: Place, path: Path) -> None:
+def certified(records: Path, path: Path) -> None:
     """Certified accuracy against the radius at the paper's two noise levels: figure A."""
     found = {
         (method, sigma): Certificates.model_validate_json(record.read_bytes())
         for method in METHODS
         for sigma in SIGMAS
-        if (record := place.records / f"{method}-{sigma:g}.json").is_file()
+        if (record := records / f"{method}-{sigma:g}.json").is_file()
     }
     if not found:
         raise InputError("there is no record to draw yet; run the certifications first")
@@ -81,9 +79,9 @@ def certified(place: Place, path: Path) -> None:
     save(figure, path)
 
 
-def overview(place: Place, path: Path) -> None:
+def overview(data: Path, path: Path) -> None:
     """A word, attacked and purified, as wave and as spectrogram, with what is heard: figure 1."""
-    clip, label, recogniser = _word(place)
+    clip, label, recogniser = _word(data)
     defended = defend(recogniser, load_purifier())
     found = _attacked(recogniser, clip, label, PAPER_BUDGETS["linf"])
     with torch.no_grad():
@@ -100,9 +98,9 @@ def overview(place: Place, path: Path) -> None:
     save(figure, path)
 
 
-def budgets(place: Place, path: Path) -> None:
+def budgets(data: Path, path: Path) -> None:
     """The same word under larger and larger budgets: figure B."""
-    clip, label, recogniser = _word(place)
+    clip, label, recogniser = _word(data)
     figure, axes = pyplot().subplots(2, 4, figsize=(11, 4.2), sharey=True)
     waves = {"clean": clip}
     waves |= {f"eps = {eps:g}": _attacked(recogniser, clip, label, eps) for eps in LARGER}
@@ -112,9 +110,9 @@ def budgets(place: Place, path: Path) -> None:
     save(figure, path)
 
 
-def _word(place: Place) -> tuple[Tensor, int, Any]:
+def _word(data: Path) -> tuple[Tensor, int, Any]:
     """A word of the test split, of median loudness, that the recogniser hears if it hears any."""
-    clips = load_dataset(place.data.name, place.data.parent, "test")
+    clips = load_dataset(data.name, data.parent, "test")
     clips = clips.stratified(min(20, len(clips)), seed=0)
     recogniser: Any = load_recogniser()
     waves = [torch.nn.functional.pad(w, (0, max(0, 16_000 - len(w)))) for w in clips.load_all(16_000)]

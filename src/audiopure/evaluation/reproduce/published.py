@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-# (norm, PGD steps) -> robust accuracy
-Column = tuple[str, int]
+Column = tuple[str, int]  # norm, PGD steps
 STEPS = (10, 20, 30, 50, 70, 100)
 
 
@@ -16,7 +15,8 @@ class Published:
         self, clean: float, linf: Mapping[int, float], l2: Mapping[int, float], fakebob: float | None = None
     ):
         self.clean, self.fakebob = clean, fakebob
-        self.robust = {("linf", k): v for k, v in linf.items()} | {("l2", k): v for k, v in l2.items()}
+        self.robust: dict[Column, float] = {("linf", k): v for k, v in linf.items()}
+        self.robust |= {("l2", k): v for k, v in l2.items()}
 
 
 def _row(

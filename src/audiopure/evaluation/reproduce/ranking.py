@@ -17,7 +17,7 @@ from audiopure.errors import WeightsError
 from audiopure.evaluation.card import Row
 from audiopure.evaluation.reproduce.entries import Entry, located
 from audiopure.evaluation.reproduce.jobs import Place, keep
-from audiopure.evaluation.reproduce.reading import NOT_RUN, brief, clean, headline, stored, table
+from audiopure.evaluation.reproduce.reading import BUDGETS, NOT_RUN, brief, clean, headline, stored, table
 from audiopure.hub import SHIPPED, describe
 from audiopure.machine import device_name
 from audiopure.noise import SeededNoise
@@ -25,7 +25,6 @@ from audiopure.systems import load_system
 
 NAME = "defence-costs"
 WARM = 3  # clips before time counts
-NORMS = {"linf": "L∞ ≤ 0.002", "l2": "L2 ≤ 0.253"}
 
 
 def heard(place: Place, count: int) -> list[Tensor]:
@@ -61,7 +60,7 @@ def measure(
         known = record.get(entry.key, {})
         if entry.absent(weights) or known == facts | {"seconds": known.get("seconds")}:
             continue
-        if stored(place, f"standard-{entry.key}"):
+        if stored(place.records, f"standard-{entry.key}"):
             say(f"timing {entry.title}")
             system = load_system(located(entry.system, weights))
             spent = seconds(system.model.to(place.device), waves, place.device)
@@ -69,17 +68,17 @@ def measure(
             keep(record, path)
 
 
-def ranked(entries: Sequence[Entry], place: Place, weights: Path) -> str:
+def ranked(entries: Sequence[Entry], records: Path, weights: Path) -> str:
     """Defences from the most to the least robust, with what training and an answer cost."""
     rows, machines = [], set[str]()
-    for entry, row, cost in _found(entries, place):
-        attacked = [headline(row, norm) for norm in NORMS]
+    for entry, row, cost in _found(entries, records):
+        attacked = [headline(row, norm) for norm in BUDGETS]
         values = [100 * m.average.value if m else 0.0 for m in attacked]
         cells = [entry.title, brief(clean(row).average)]
         cells += [brief(m.average) if m else NOT_RUN for m in attacked]
         rows.append((-sum(values), [*cells, _training(entry, weights), f"{1000 * cost['seconds']:.1f}"]))
         machines.add(f"{cost['machine']}, {cost['threads']} threads")
-    heads = ["defence", "clean", *NORMS.values(), "training", "answer, ms"]
+    heads = ["defence", "clean", *BUDGETS.values(), "training", "answer, ms"]
     body = [cells for _, cells in sorted(rows)]
     note = (
         "By the sum of both averages under `standard`. Training: of the defence's own weights, on the "
@@ -114,24 +113,24 @@ def _spent(name: str | Path) -> float | None:
     return None if first is None else own + first
 
 
-def _found(entries: Sequence[Entry], place: Place) -> list[tuple[Entry, Row, dict[str, Any]]]:
+def _found(entries: Sequence[Entry], records: Path) -> list[tuple[Entry, Row, dict[str, Any]]]:
     """Rows of cards that have been timed."""
-    path = place.records / f"{NAME}.json"
+    path = records / f"{NAME}.json"
     timed = json.loads(path.read_text()) if path.is_file() else {}
     return [
         (entry, card.rows[0], timed[entry.key])
         for entry in entries
-        if entry.key in timed and (card := stored(place, f"standard-{entry.key}"))
+        if entry.key in timed and (card := stored(records, f"standard-{entry.key}"))
     ]
 
 
-def draw(entries: Sequence[Entry], place: Place, path: Path) -> None:
+def draw(entries: Sequence[Entry], records: Path, path: Path) -> None:
     """Robust accuracy of both norms against the time of an answer."""
     from audiopure.evaluation.reproduce.pictures import pyplot, save
 
     figure, axes = pyplot().subplots(1, 2, figsize=(10, 4.4), sharey=True)
-    for axis, (norm, title) in zip(axes, NORMS.items(), strict=True):
-        for entry, row, cost in _found(entries, place):
+    for axis, (norm, title) in zip(axes, BUDGETS.items(), strict=True):
+        for entry, row, cost in _found(entries, records):
             metrics = headline(row, norm)
             if metrics is None:
                 continue

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from audiopure.attacks import PAPER_BUDGETS
 from audiopure.evaluation.card import Card, Condition, Metrics, Proportion, Row
 from audiopure.evaluation.card_io import read_card
-from audiopure.evaluation.reproduce.jobs import Place
 
 NOT_RUN = "not run"
+NORMS = {"linf": "L∞", "l2": "L2"}
+BUDGETS = {norm: f"{title} ≤ {PAPER_BUDGETS[norm]:g}" for norm, title in NORMS.items()}
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -32,9 +35,9 @@ def readings(metrics: Metrics | None) -> str:
     return f"{first}<br>{100 * metrics.worst.value:.0f} / {100 * metrics.vote.value:.0f}"
 
 
-def stored(place: Place, name: str) -> Card | None:
+def stored(records: Path, name: str) -> Card | None:
     """The card of a job, if there is one."""
-    path = place.records / f"{name}.json"
+    path = records / f"{name}.json"
     return read_card(path) if path.is_file() else None
 
 
