@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -139,20 +138,14 @@ def merge(folders: Sequence[Path], output: Path) -> Card:
     Raises InputError if a folder holds no evaluation, if they do not belong to the same, or if `output` is
     one of them or holds something else.
     """
-    if output.resolve() in [folder.resolve() for folder in folders]:
-        raise InputError(f"{output}: is one of the shards; choose another folder.")
-    whole = _whole(folders)
+    first = workplace.unite(folders, output, plan.Plan, "evaluation")
+    data = first.data.model_copy(update={"shard": None})
+    whole = first.model_copy(update={"data": data, "command": workplace.whole_command(first.command)})
     plan.begin(whole, output)
     gradients = {row: found for folder in folders for row, found in audits.stored(folder).items()}
     audits.store(gradients, output)
     ledger = Ledger(output / "outcomes.jsonl")
-    known = {(o.row, o.condition, o.clip) for o in ledger.read()}
-    for folder in folders:
-        new = [
-            o for o in Ledger(folder / "outcomes.jsonl").read() if (o.row, o.condition, o.clip) not in known
-        ]
-        ledger.append(new)
-        known |= {(o.row, o.condition, o.clip) for o in new}
+    ledger.unite(Ledger(folder / "outcomes.jsonl") for folder in folders)
     result = card(whole, gradients, ledger.read())
     examples = [*result.examples, *_purified_in(folders, result.examples)]
     result = result.model_copy(update={"examples": examples})
@@ -163,21 +156,6 @@ def merge(folders: Sequence[Path], output: Path) -> Card:
             (output / example.audio).write_bytes(source.read_bytes())
     write_report(result, output)
     return result
-
-
-def _whole(folders: Sequence[Path]) -> plan.Plan:
-    """The plan that all folders share, without their shares."""
-    found = []
-    for folder in folders:
-        part = plan.stored(folder)
-        if part is None:
-            raise InputError(f"{folder}: holds no evaluation (there is no plan.json).")
-        if found and part.digest != found[0].digest:
-            raise InputError(f"{folder}: holds an evaluation with other settings than {folders[0]}.")
-        found.append(part)
-    config = found[0].data.model_copy(update={"shard": None})
-    command = re.sub(r" --shard \S+", "", found[0].command)
-    return found[0].model_copy(update={"data": config, "command": command})
 
 
 def _purified_in(folders: Sequence[Path], examples: Sequence[Example]) -> list[Example]:

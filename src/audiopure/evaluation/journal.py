@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -43,6 +43,14 @@ class Journal(Generic[Line]):
             while data:
                 data = data[os.write(file, data) :]
             os.fsync(file)
+
+    def unite(self, others: Iterable[Self]) -> None:
+        """Add the lines of other journals that are not here yet."""
+        known = {self.key(line) for line in self.read()}
+        for other in others:
+            new = [line for line in other.read() if self.key(line) not in known]
+            self.append(new)
+            known |= {self.key(line) for line in new}
 
     def read(self) -> list[Line]:
         """Every whole line; what a killed run left of its last one is ignored, a repeated one kept once.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
@@ -39,6 +41,32 @@ def stored(folder: Path, kind: type[P]) -> P | None:
         raise InputError(
             f"{path}: is damaged, of something else, or of another version of audiopure."
         ) from error
+
+
+def unite(folders: Sequence[Path], output: Path, kind: type[P], what: str) -> P:
+    """The plan that the folders of shards have in common, the first's.
+
+    Args:
+        what: it is the plan of, for messages: "evaluation".
+
+    Raises InputError if a folder holds none, if the plans differ, or if `output` is one of the folders.
+    """
+    if output.resolve() in [folder.resolve() for folder in folders]:
+        raise InputError(f"{output}: is one of the shards; choose another folder.")
+    plans = []
+    for folder in folders:
+        plan = stored(folder, kind)
+        if plan is None:
+            raise InputError(f"{folder}: holds no {what} (there is no plan.json).")
+        if plans and cast(Planned, plan).digest != cast(Planned, plans[0]).digest:
+            raise InputError(f"{folder}: holds another {what} than {folders[0]}, with other settings.")
+        plans.append(plan)
+    return plans[0]
+
+
+def whole_command(command: str) -> str:
+    """The command of a shard without its share."""
+    return re.sub(r" --shard \S+", "", command)
 
 
 def begin(plan: BaseModel, folder: Path, what: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -143,31 +142,16 @@ def merge(folders: Sequence[Path], output: Path) -> Certificates:
     Raises InputError if a folder holds no certification, if they do not belong to the same, if a shard is not
     finished, or if `output` is one of them or holds something else.
     """
-    if output.resolve() in [folder.resolve() for folder in folders]:
-        raise InputError(f"{output}: is one of the shards; choose another folder.")
-    plans = []
-    for folder in folders:
-        plan = workplace.stored(folder, CertifyPlan)
-        if plan is None:
-            raise InputError(f"{folder}: holds no certification (there is no plan.json).")
-        if plans and plan.digest != plans[0].digest:
-            raise InputError(f"{folder}: holds a certification with other settings than {folders[0]}.")
-        plans.append(plan)
-    first = plans[0]
+    first = workplace.unite(folders, output, CertifyPlan, "certification")
     whole = first.model_copy(
         update={
-            "command": re.sub(r" --shard \S+", "", first.command),
+            "command": workplace.whole_command(first.command),
             "settings": first.settings.model_copy(update={"shard": None}),
             "data": first.data.model_copy(update={"shard": None}),
         }
     )
     workplace.begin(whole, output, "a certification")
-    journal = Tallies(output / "draws.jsonl")
-    known = {journal.key(line) for line in journal.read()}
-    for folder in folders:
-        new = [line for line in Tallies(folder / "draws.jsonl").read() if journal.key(line) not in known]
-        journal.append(new)
-        known |= {journal.key(line) for line in new}
+    Tallies(output / "draws.jsonl").unite(Tallies(folder / "draws.jsonl") for folder in folders)
     work = Certification.prepare(whole.settings, output)
     work.plan = whole
     left = [work.clips.ids[unit] for unit in work.units if not work.drawn(unit)]
