@@ -26,8 +26,9 @@ class Fakebob(SignDescent):
     `criteria.OpenSet(threshold)` for open-set identification; `speaker_threshold.estimate_threshold` finds a
     threshold that a system keeps to itself.
 
-    The inner loop knows nothing of randomised systems. Its last iterate and its best are compared over
-    `selection` fresh passes.
+    Its authors' loop knows nothing of randomised systems: a clip would leave at its first lucky draw. With
+    `selection` above one, a clip leaves only once the mean loss over so many fresh passes is large enough as
+    well, and the last iterate and the best are compared over as many.
 
     The budget that breaks a recogniser without a defence is measured in docs/attacks.md.
 
@@ -37,7 +38,8 @@ class Fakebob(SignDescent):
             leave; the authors' is 1. The passes of a gradient's estimate have one draw each.
         loss: a name in `criteria.CRITERIA`, or a `Criterion` that is positive where the attack succeeds.
         targeted: the labels are those the attacker wants to be heard.
-        selection: fresh draws that judge the candidates; by default as many as `eot`.
+        selection: fresh draws that confirm a success, and that judge the candidates; by default no success
+            is confirmed, and as many as `eot` judge.
         bits: 16 rounds the result to 16-bit samples within the budget, None keeps floating point.
     """
 
@@ -62,6 +64,7 @@ class Fakebob(SignDescent):
 
     @property
     def cost(self) -> Cost:
+        """Without confirmations, of which there are few where the attack works or does not."""
         return Cost(0, self.climbing(self.eot).forwards + 2 * (self.selection or self.eot))
 
     def __call__(
@@ -76,7 +79,8 @@ class Fakebob(SignDescent):
     ) -> AttackResult:
         ball = self._ball(waveform, labels, lengths)
         objective = Objective(model, labels, self.loss, self.targeted, lengths, self.max_rows)
-        descent = Descent(self, objective, ball, noise.fresh(0), self.eot)
+        confirmations = self.selection if self.selection != 1 else None
+        descent = Descent(self, objective, ball, noise.fresh(0), self.eot, confirmations)
         descent.run(progress)
         candidates, passes = [descent.best, descent.x], self.selection or self.eot
         return choose(objective, ball, [descent.climb], candidates, noise.fresh(1), passes, self.bits)

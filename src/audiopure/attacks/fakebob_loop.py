@@ -113,10 +113,20 @@ class Descent:
 
     Args:
         eot: draws of the model's randomness whose mean loss is the cost of an iterate.
+        confirmations: fresh draws whose mean cost must be below 0 too before a clip leaves; None asks none.
     """
 
-    def __init__(self, attack: SignDescent, objective: Objective, ball: Ball, noise: SeededNoise, eot: int):
+    def __init__(
+        self,
+        attack: SignDescent,
+        objective: Objective,
+        ball: Ball,
+        noise: SeededNoise,
+        eot: int,
+        confirmations: int | None = None,
+    ):
         self.attack, self.objective, self.ball, self.noise, self.eot = attack, objective, ball, noise, eot
+        self.confirmations = confirmations
         self.climb = Climb(ball.clean)
         self.x, self.best = ball.clean.clone(), ball.clean.clone()
         self.best_cost = self.x.new_full((len(self.x),), torch.inf)
@@ -170,7 +180,13 @@ class Descent:
         cost = self.attack.minimised(found.loss)
         better = cost < self.best_cost[rows]
         self.best[rows[better]], self.best_cost[rows[better]] = self.x[rows[better]], cost[better]
-        self.climb.active = rows[~(cost < 0)]
+        gone = rows[cost < 0]
+        if self.confirmations is not None and len(gone):
+            fresh = self.noise.fresh(step).rows(gone.tolist()).fresh(2)
+            again = self.objective.rows(gone).measure(self.x[gone], fresh, self.confirmations)
+            self.climb.queries[gone] += self.confirmations
+            gone = gone[self.attack.minimised(again.loss) < 0]
+        self.climb.active = rows[~torch.isin(rows, gone)]
 
     def _drop_converged(self, cost: Tensor) -> None:
         rows = self.climb.active
