@@ -16,6 +16,7 @@ from audiopure.attacks.knowledge import settings
 from audiopure.attacks.objective import Objective, call
 from audiopure.attacks.routes import ROUTES, reroute
 from audiopure.diffusion.gradient import Identity, NetworkConstant
+from audiopure.diffusion.samplers import FewShot
 from audiopure.diffusion.schedule import NoiseSchedule
 from audiopure.noise import FORWARD, SeededNoise
 from audiopure.purifier import Purifier
@@ -104,6 +105,23 @@ def test_a_route_changes_the_gradient_and_not_the_model(route: str) -> None:
     same_value = route in ("exact", "network-constant", "identity")
     assert torch.allclose(exact.loss, other.loss) == same_value
     assert torch.allclose(exact.gradient, other.gradient) == (route == "exact")
+
+
+def test_a_surrogate_takes_as_many_steps_as_its_name_says() -> None:
+    model: Any = defended(4)
+    one, two = reroute(model, "surrogate-1"), reroute(model, "surrogate-2")
+    x, labels = clips(), torch.zeros(4, dtype=torch.long)
+    first, second = (
+        Objective(m.double(), labels).gradient(x, SeededNoise(3), 2).gradient for m in (one, two)
+    )
+    by_hand = audiopure.defend(model.model, model.purifier.replace(sampler=FewShot(2))).double()
+    assert torch.equal(second, Objective(by_hand, labels).gradient(x, SeededNoise(3), 2).gradient)
+    assert not torch.allclose(first, second)
+    twin: Any = reroute(model, "surrogate")
+    assert torch.equal(first, Objective(twin.double(), labels).gradient(x, SeededNoise(3), 2).gradient)
+    for wrong in ("surrogate-0", "surrogate-", "surrogate-two"):
+        with pytest.raises(InputError, match="surrogate-K"):
+            reroute(model, wrong)
 
 
 def test_routes_share_parameters_and_reach_nested_models() -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from audiopure.attacks.base import Attack
 from audiopure.attacks.criteria import criterion
 from audiopure.attacks.pgd import PAPER_BUDGETS
-from audiopure.attacks.routes import ROUTES
+from audiopure.attacks.routes import rerouting
 from audiopure.choices import ATTACKS
 from audiopure.errors import InputError
 from audiopure.typed import converted
@@ -107,9 +107,7 @@ def _check(values: Mapping[str, Any]) -> None:
     """What attacks find out only when they run."""
     if isinstance(values.get("loss"), str):
         criterion(values["loss"], False)
-    route = values.get("route", "exact")
-    if route not in ROUTES:
-        raise InputError(f"there is no gradient route '{route}'; there are: {', '.join(ROUTES)}")
+    rerouting(values.get("route", "exact"))
     eps = values.get("eps", 1.0)
     if not eps > 0 or (eps == math.inf and values.get("norm") != "free"):
         raise InputError(f"a budget must be positive and finite, got {eps:g}")

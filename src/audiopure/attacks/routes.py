@@ -7,12 +7,13 @@ approximation whose failure says nothing about the defence; tables name it.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Mapping
 
 from torch import nn
 
 from audiopure.diffusion.gradient import Full, Identity, NetworkConstant
-from audiopure.diffusion.samplers import OneShot
+from audiopure.diffusion.samplers import FewShot, OneShot
 from audiopure.errors import InputError
 from audiopure.purifier import Purifier
 
@@ -27,6 +28,10 @@ def _adjoint(purifier: Purifier) -> Purifier:
     return purifier.replace(gradient=Adjoint())
 
 
+def _shortened(calls: int) -> Callable[[Purifier], Purifier]:
+    return lambda purifier: purifier.replace(sampler=FewShot(calls))
+
+
 # a new route is one line here
 ROUTES: Mapping[str, Callable[[Purifier], Purifier]] = {
     "exact": _exact,
@@ -38,11 +43,20 @@ ROUTES: Mapping[str, Callable[[Purifier], Purifier]] = {
     "identity": lambda purifier: purifier.replace(gradient=Identity()),
     "forward-only": lambda purifier: purifier.replace(reverse=False),
     "reverse-only": lambda purifier: purifier.replace(forward=False),
-    # a purifier with fewer, larger steps (Lee & Kim 2023)
+    # a purifier with fewer, larger steps (Lee & Kim 2023): one; "surrogate-K" for K of them
     "surrogate": lambda purifier: purifier.replace(sampler=OneShot()),
     # no purifier at all: a transfer from the undefended model
     "blind": lambda purifier: purifier.replace(n_star=0),
 }
+
+
+def rerouting(route: str) -> Callable[[Purifier], Purifier]:
+    """What a route makes of a purifier; InputError for an unknown one."""
+    found = re.fullmatch(r"surrogate-([1-9]\d*)", route)
+    change = _shortened(int(found[1])) if found else ROUTES.get(route)
+    if change is None:
+        raise InputError(f"there is no gradient route '{route}'; there are: {', '.join(ROUTES)}, surrogate-K")
+    return change
 
 
 def reroute(model: nn.Module, route: str) -> nn.Module:
@@ -50,9 +64,7 @@ def reroute(model: nn.Module, route: str) -> nn.Module:
 
     Raises InputError for an unknown route, or for one other than "exact" if there is no purifier to reroute.
     """
-    if route not in ROUTES:
-        raise InputError(f"there is no gradient route '{route}'; there are: {', '.join(ROUTES)}")
-    twin = with_purifiers(model, ROUTES[route])
+    twin = with_purifiers(model, rerouting(route))
     if route != "exact" and not any(isinstance(module, Purifier) for module in model.modules()):
         raise InputError(f"the gradient route '{route}' needs a purifier, and the model holds none")
     return twin
