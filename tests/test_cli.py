@@ -415,6 +415,24 @@ def test_durations() -> None:
     assert {seconds: duration(seconds) for seconds in cases} == cases
 
 
+def test_a_killed_run_over_a_folder_goes_on(
+    tiny: Path, here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.wav", "b.wav", "c.wav"):
+        clip(here / "many" / name)
+    arguments = ("purify", "many", "-o", "done", "--weights", tiny, "--seed", "1")
+    assert run(*arguments) == 0
+    whole = {path.name: path.read_bytes() for path in (here / "done").iterdir()}
+    (here / "done" / "b.wav").unlink()
+    (here / "done" / "a.wav").write_bytes(b"of before")
+    assert run(*arguments, "--resume") == 0
+    assert (here / "done" / "b.wav").read_bytes() == whole["b.wav"]
+    assert (here / "done" / "a.wav").read_bytes() == b"of before"
+    capfd.readouterr()
+    assert run(*arguments, "--resume") == 0 and "there already" in capfd.readouterr().err
+    assert "choose one" in refused(capfd, *arguments, "--resume", "--overwrite")
+
+
 def test_plan_without_files_needs_streams() -> None:
     assert [tuple(job) for job in plan(["-"], None, overwrite=False)] == [(None, None, False)]
     with pytest.raises(InputError, match="no such file"):

@@ -13,7 +13,7 @@ import typer
 from audiopure.choices import ATTACKS
 from audiopure.cli.console import duration, progress, say
 from audiopure.cli.device import Device, Threads, prepare
-from audiopure.cli.files import STREAM, Job, plan, sources
+from audiopure.cli.files import STREAM, Job, Resume, plan, sources
 from audiopure.cli.output import check_output, write_text
 from audiopure.errors import AudiopureError, InputError
 
@@ -57,6 +57,7 @@ def attack(
     device: Device = "cpu",
     threads: Threads = None,
     overwrite: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
+    resume: Resume = False,
     report: Annotated[Path | None, typer.Option("--json", help="File that gets the results.")] = None,
 ) -> None:
     """Attack recordings (WAV, FLAC, Ogg) so that a system mishears them.
@@ -67,7 +68,10 @@ def attack(
     """
     options = {"norm": norm, "eps": eps, "steps": steps, "eot": eot}
     given = _settings(settings or [], {k: v for k, v in options.items() if v is not None})
-    jobs = _jobs(inputs, output, overwrite)
+    jobs = _jobs(inputs, output, overwrite, resume)
+    if not jobs:
+        say("Every result is there already.")
+        return
     check_output(report, overwrite)
     chosen = prepare(device, threads)
     from audiopure.evaluation.attack_file import Goal, choose_attack
@@ -107,12 +111,12 @@ def _settings(words: Sequence[str], options: Mapping[str, str]) -> dict[str, str
     return given
 
 
-def _jobs(inputs: Sequence[str], output: str | None, overwrite: bool) -> list[Job]:
+def _jobs(inputs: Sequence[str], output: str | None, overwrite: bool, resume: bool) -> list[Job]:
     if STREAM in inputs or output == STREAM:
         raise InputError("attack reads and writes files, not standard input or output.")
     if output is None:
         return [Job(source, None) for source in sources(inputs)]
-    jobs = plan(inputs, output, overwrite=overwrite, suffixes={".ogg": ".wav"})
+    jobs = plan(inputs, output, overwrite=overwrite, resume=resume, suffixes={".ogg": ".wav"})
     for job in jobs:
         if job.target is not None and job.target.suffix.lower() not in LOSSLESS:
             raise InputError(f"{job.target}: an attack survives only in {' or '.join(LOSSLESS)} files.")

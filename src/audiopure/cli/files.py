@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+import typer
 
 from audiopure.errors import InputError
 
 STREAM = "-"
 EXTENSIONS = (".wav", ".flac", ".ogg")
+Resume = Annotated[bool, typer.Option(help="Leave out files whose result is there already.")]
 
 
 class Job(NamedTuple):
@@ -25,32 +28,36 @@ def plan(
     output: str | None,
     *,
     overwrite: bool,
+    resume: bool = False,
     suffixes: Mapping[str, str] | None = None,
 ) -> list[Job]:
     """The files that `inputs` name, and their targets.
 
     A single file goes to the file `output`, or into it if it is a folder. Several files, or a folder
     (searched recursively for audio), go into the folder `output`, with the structure below the named folder
-    kept, and names too but for `suffixes` (old -> new) of targets in a folder.
+    kept, and names too but for `suffixes` (old -> new) of targets in a folder. To `resume` is to leave out
+    those whose target exists: files are written whole or not at all.
     "-" is standard input, and as an output standard output, the default for it.
 
     Raises InputError for an input that does not exist, a missing or unfit output, two inputs with one target,
-    an output folder inside an input folder, and a target that exists already unless `overwrite`.
+    an output folder inside an input folder, and a target that exists already unless `overwrite` or `resume`.
     """
+    if overwrite and resume:
+        raise InputError("--overwrite replaces what --resume would keep; choose one.")
     if STREAM in inputs:
         if len(inputs) > 1:
             raise InputError("standard input (-) cannot be combined with other inputs.")
-        return _checked([Job(None, None if output in (None, STREAM) else Path(output))], overwrite)
+        return _checked([Job(None, None if output in (None, STREAM) else Path(output))], overwrite, resume)
     paths = _existing(inputs)
     if output is None:
         raise InputError("say where the result goes: -o FILE, -o FOLDER, or -o - for standard output.")
     suffixes = suffixes or {}
     if len(paths) == 1 and not paths[0].is_dir():
-        return _checked([_single(paths[0], output, suffixes)], overwrite)
+        return _checked([_single(paths[0], output, suffixes)], overwrite, resume)
     folder = Path(output)
     if output == STREAM or folder.is_file() or (folder.suffix.lower() in EXTENSIONS and not folder.is_dir()):
         raise InputError(f"{output}: the result of several files or of a folder goes into a folder.")
-    return _checked([job for path in paths for job in _into(path, folder, suffixes)], overwrite)
+    return _checked([job for path in paths for job in _into(path, folder, suffixes)], overwrite, resume)
 
 
 def sources(inputs: Sequence[str]) -> list[Path]:
@@ -96,11 +103,13 @@ def _renamed(path: Path, suffixes: Mapping[str, str]) -> Path:
     return path.with_suffix(suffixes.get(path.suffix.lower(), path.suffix))
 
 
-def _checked(jobs: list[Job], overwrite: bool) -> list[Job]:
+def _checked(jobs: list[Job], overwrite: bool, resume: bool) -> list[Job]:
     targets = [job.target for job in jobs if job.target is not None]
     doubled = next((target for i, target in enumerate(targets) if target in targets[:i]), None)
     if doubled is not None:
         raise InputError(f"{doubled}: two of the inputs would be written there.")
+    if resume:
+        return [job for job in jobs if job.target is None or not job.target.exists()]
     existing = [target for target in targets if target.exists()]
     if existing and not overwrite:
         others = f" (and {len(existing) - 1} other files)" if len(existing) > 1 else ""

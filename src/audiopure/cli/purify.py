@@ -12,7 +12,7 @@ import typer
 from audiopure.choices import LEVELS, PRECISIONS, SAMPLERS, choose
 from audiopure.cli.console import duration, progress, say
 from audiopure.cli.device import Device, Threads, prepare
-from audiopure.cli.files import Job, plan
+from audiopure.cli.files import Job, Resume, plan
 from audiopure.errors import AudiopureError, InputError
 
 if TYPE_CHECKING:
@@ -47,13 +47,17 @@ def purify(
     device: Device = "cpu",
     threads: Threads = None,
     overwrite: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
+    resume: Resume = False,
 ) -> None:
     """Remove adversarial perturbations from audio (WAV, FLAC, Ogg; any rate, channels and length).
 
     The result has the input's rate, channels, length and encoding. What lies above 8 kHz is removed, since it
     cannot be purified. The noise comes from the operating system's entropy.
     """
-    jobs = plan(inputs, output, overwrite=overwrite)
+    jobs = plan(inputs, output, overwrite=overwrite, resume=resume)
+    if not jobs:
+        say("Every result is there already.")
+        return
     chosen = prepare(device, threads)
     purifier = _purifier(weights, n_star, sampler, level, precision).to(chosen)
     with ExitStack() as stack:
