@@ -87,10 +87,8 @@ BREAKS: Mapping[str, Break] = {
     ),
     "siren": Break(
         "siren",
-        {"eps": 0.05, "epochs": 1},
+        {"eps": 0.1, "epochs": 10},
         clips=20,
-        cannot="A swarm of 25 searches few of the 16,000 directions of a clip, even at a budget that is "
-        "plainly audible; more epochs than one were not measured.",
     ),
     "kenansville, fft": Break("kenansville", {"method": "fft"}, cannot=STUBBORN, behind={"eot": 5}),
     "kenansville, ssa": Break("kenansville", {"method": "ssa"}, cannot=STUBBORN),

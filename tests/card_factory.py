@@ -11,6 +11,7 @@ from scipy.stats import beta
 
 from audiopure.evaluation.card import (
     Card,
+    Check,
     ClipOutcome,
     Condition,
     Cost,
@@ -71,6 +72,7 @@ def condition(key: str, right: np.ndarray, clean: np.ndarray, **changes: Any) ->
         "clean": metrics(clean),
         "success": share(int((was & ~now).sum()), int(was.sum())) if attacked and was.any() else None,
         "any_iterate": share(len(right) // 3, len(right)) if stage == "pgd" else None,
+        "any_iterate_clean": share(len(right) // 2, len(right)) if key == "pgd/l2" else None,
         "queries": 1234.0 if attacked else 0.0,
         "distances": {k: Spread(median=v, low=v - 0.01, high=v + 0.01, n=len(right)) for k, v in far.items()}
         if attacked
@@ -187,6 +189,12 @@ def full_card() -> Card:
             "flags": [
                 Flag(kind="note", sentence="The transfer attack was left out: no surrogate."),
                 Flag(kind="violation", sentence="Accuracy rises with the budget from 2 to 8 in L2."),
+            ],
+            "checks": [
+                Check(
+                    name="accuracy falls", about="L2", verdict="violated", sentence="50 % at 2, 60 % at 8."
+                ),
+                Check(name="at most chance", about="L2", verdict="not run", sentence="Not run: no budget."),
             ],
             "examples": [
                 example("clean", 10, "zero"),

@@ -107,6 +107,22 @@ def measured(card: Card) -> dict[str, Any]:
     return card.model_dump(exclude={"command", "machine", "cost", "data", "examples"})
 
 
+def assert_alike(one: Any, other: Any, where: str = "") -> None:
+    """Equal up to the rounding of floating-point numbers."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_alike(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), where
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            assert_alike(*pair, f"{where}[{index}]")
+    elif isinstance(one, float):
+        assert other == pytest.approx(one, rel=1e-4), where
+    else:
+        assert one == other, where
+
+
 def prepared_plan(clips: int, conditions: list[PlannedCondition], passes: int) -> Plan:
     """A plan of one row for clips of class 0 of three, without any system behind it."""
     names = [f"clip{k}" for k in range(clips)]

@@ -131,6 +131,29 @@ def test_each_clip_counts_with_its_worst_attack() -> None:
     assert attacked.difference == pytest.approx(average(b) - average(a))
 
 
+def test_only_attacks_that_both_met_are_compared() -> None:
+    a, b = random_card(0), random_card(7)
+    (row,) = b.rows
+    lone = row.model_copy(update={"conditions": [c for c in row.conditions if c.key != "margin/linf"]})
+    b = b.model_copy(update={"rows": [lone]})
+    found = compare(a, b)
+    attacked = found.differences[1]
+    assert attacked.attacks == ["pgd/linf"]
+    assert attacked.a == pytest.approx(np.mean([clip.right["system"]["pgd/linf"] for clip in a.clips]))
+    assert "Only a met margin/linf; the differences leave these attacks out." in found.notes
+    assert compare(a, a).notes == []
+
+
+def test_attacks_of_other_settings_are_told() -> None:
+    a = random_card(0)
+    (row,) = a.rows
+    changed = [
+        c.model_copy(update={"attack": "Pgd(steps=7)"}) if c.key == "pgd/linf" else c for c in row.conditions
+    ]
+    b = a.model_copy(update={"rows": [row.model_copy(update={"conditions": changed})]})
+    assert compare(a, b).notes == ["pgd/linf: a met Pgd(norm='linf', eot=5), b Pgd(steps=7)."]
+
+
 def test_an_attack_on_some_clips_only() -> None:
     """A clip without a share in one attack counts with the others'; one without any does not count."""
     a = random_card(0)

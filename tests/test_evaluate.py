@@ -16,6 +16,7 @@ from evaluation_helpers import (
     Cut,
     Ear,
     Halver,
+    assert_alike,
     measured,
     register,
     system,
@@ -142,7 +143,7 @@ def test_a_run_goes_on_where_it_was(whole: tuple[Path, Card], data: Path, tmp_pa
 
 def test_shards_make_the_whole(whole: tuple[Path, Card], data: Path, tmp_path: Path) -> None:
     folders = []
-    for number in (1, 2, 3, 4):  # three batches: the fourth has nothing to do
+    for number in (1, 2, 3, 4):  # six clips: two of the shares have one only
         work = prepared(data, tmp_path / str(number), shard=(number, 4))
         work.begin()
         audits.store(audits.stored(whole[0]), work.folder)
@@ -152,7 +153,7 @@ def test_shards_make_the_whole(whole: tuple[Path, Card], data: Path, tmp_path: P
     some = merge(folders[:2], tmp_path / "some")
     assert any("Not complete" in flag.sentence for flag in some.flags)
     united = merge(folders, tmp_path / "some")  # again, with what was missing
-    assert measured(united) == measured(whole[1])
+    assert_alike(measured(united), measured(whole[1]))  # other batches: sums round differently
     assert united.data.shard is None and (tmp_path / "some" / "index.html").is_file()
     again = prepared(data, tmp_path / "some")  # the merged folder is one like any other
     assert running.total(again, dict.fromkeys(running.estimate(again), 1.0), 1) == pytest.approx(
@@ -325,7 +326,7 @@ def test_fixed_systems_get_one_draw() -> None:
     assert (fixed.eot, fixed.eot_start, fixed.selection, fixed.leave) == (1, None, 1, 1)
 
 
-@pytest.mark.parametrize("name", ["quick", "standard", "paper", "full"])
+@pytest.mark.parametrize("name", protocols.PROTOCOLS)
 def test_every_protocol_builds_and_has_a_cost(name: str) -> None:
     built = protocols.protocol(name)
     for stage in built.without_surrogate().stages:

@@ -153,8 +153,20 @@ def test_every_condition_stands_beside_its_own_no_attack_value(card: Card, page:
                 assert condition.success is not None
                 assert numbers[7] == f"{whole(condition.success)} of {condition.success.n}"
                 if condition.any_iterate is not None:
-                    assert numbers[8] == f"{whole(condition.any_iterate)} of 30"
+                    assert numbers[8].startswith(f"{whole(condition.any_iterate)} of 30")
+                    before = condition.any_iterate_clean
+                    assert ("without" in numbers[8]) == (before is not None)
+                    assert before is None or numbers[8].endswith(f"without: {whole(before)}")
                 assert numbers[9:] == ["1,234", "31.4", "0.25", "0.002", "-3.5", "0.97"]
+
+
+def test_every_check_is_shown_with_its_verdict(card: Card, html: str, page: Page) -> None:
+    title = "Sanity checks: 0 passed, 1 violated, 1 not run."
+    assert title in html and title in markdown(card)
+    shown = next(table for table in page.tables if table[0][0] == "What must hold")
+    section = markdown(card).split("## Sanity checks")[1].split("## ")[0]
+    for check, line, html_line in zip(card.checks, cells(section), shown[1:], strict=True):
+        assert line == html_line == [check.name, check.about, check.verdict, check.sentence]
 
 
 def test_flags_come_first_and_violations_before_notes(card: Card, html: str, page: Page) -> None:
@@ -175,7 +187,7 @@ def test_the_verdict_says_what_withstands_what(card: Card, page: Page) -> None:
     assert f"{whole(linf.attacked.average)} of 30 clips" in sentence
     for share in [*four(linf.attacked), linf.clean.average]:
         assert whole(share) in sentence
-    assert any(s.startswith("Compared with “noise-only”, clip by clip: clean ") for s in sentences)
+    assert any(s.startswith("Compared with “noise-only”, clip by clip, under pgd: clean ") for s in sentences)
     assert all(sentence in page.text for sentence in sentences)
 
 

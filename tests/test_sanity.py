@@ -12,6 +12,7 @@ from evaluation_helpers import prepared_plan
 from audiopure.evaluation.card import Card, Gradient
 from audiopure.evaluation.ledger import Outcome
 from audiopure.evaluation.plan import Plan, PlannedCondition, PlannedCurve, PlannedPoint
+from audiopure.evaluation.sanity import CHANCE, FALLS, GRADIENT, HELPS, ORDER
 from audiopure.evaluation.summary import card
 
 CLIPS, PASSES = 20, 10
@@ -78,6 +79,32 @@ def test_an_honest_card_has_no_flags() -> None:
     noise = outcomes("random/linf", [1.0] * CLIPS)
     result = judged([WHITE, (square, weaker), (condition("random/linf"), noise)])
     assert result.flags == []
+    verdicts = {(check.name, check.about): check.verdict for check in result.checks}
+    assert verdicts == {
+        (GRADIENT, "it"): "passed",
+        (FALLS, "budgets"): "not run",
+        (CHANCE, "budgets"): "not run",
+        (HELPS, "it, pgd-ce (L∞ ≤ 0.002)"): "passed",
+        (ORDER, "it, square (L∞ ≤ 0.002)"): "passed",
+        (ORDER, "it, random (L∞ ≤ 0.002)"): "passed",
+    }
+    assert "Of the same 14 clips it leaves 90 %, the best by gradient 90 %." in [
+        c.sentence for c in result.checks
+    ]
+
+
+def test_what_could_not_be_looked_for_does_not_pass() -> None:
+    few = outcomes("square/linf", {k: 0.9 for k in range(6, 10)})
+    result = judged([WHITE, (condition("square/linf"), few)])
+    told = {check.about: check for check in result.checks if check.verdict == "not run"}
+    assert told["it, square (L∞ ≤ 0.002)"].sentence.startswith("Not run: 4 clips")
+    plan = prepared_plan(CLIPS, [condition("clean")], PASSES)
+    bare = card(plan, {}, outcomes("clean", [1.0] * CLIPS))
+    assert {check.name for check in bare.checks} == {GRADIENT, FALLS, CHANCE, ORDER}
+    assert {check.verdict for check in bare.checks} == {"not run"}
+    limited = curve((0.5, [1.0] * CLIPS), (8, [0.0] * CLIPS))
+    verdicts = {check.name: check.verdict for check in limited.checks if check.about == "budgets"}
+    assert verdicts == {FALLS: "passed", CHANCE: "not run"}
 
 
 def test_black_box_stronger_than_white_box_on_the_survivors() -> None:

@@ -1,9 +1,9 @@
-"""Random noise of an attack's norm: the baseline that shows how much of an attack is mere noise."""
+"""Baselines: random noise of an attack's norm, which shows how much of an attack is mere noise; no change."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor, nn
@@ -55,3 +55,42 @@ class RandomNoise(Attack):
             progress()
         spent = labels.new_full(labels.shape, self.passes)
         return AttackResult(x, found.loss, found.loss[None, None], found.survived[None, None], spent)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unattacked(Attack):
+    """The clips as they are, over many draws: what a randomised system loses without any attack.
+
+    Args:
+        passes: fresh passes.
+    """
+
+    norm, eps = "linf", 0.0
+
+    passes: int = 100
+    max_rows: int = field(default=64, repr=False)
+
+    @property
+    def budget(self) -> str:
+        return "none"
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(0, self.passes)
+
+    def __call__(
+        self,
+        model: nn.Module,
+        waveform: Tensor,
+        labels: Tensor,
+        *,
+        noise: SeededNoise,
+        lengths: Tensor | None = None,
+        progress: Callable[[], None] | None = None,
+    ) -> AttackResult:
+        objective = Objective(model, labels, lengths=lengths, max_rows=self.max_rows)
+        found = objective.measure(waveform, noise.fresh(0), self.passes)
+        if progress is not None:
+            progress()
+        spent = labels.new_full(labels.shape, self.passes)
+        return AttackResult(waveform, found.loss, found.loss[None, None], found.survived[None, None], spent)

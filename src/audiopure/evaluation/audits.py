@@ -11,6 +11,7 @@ from audiopure.errors import InputError
 from audiopure.evaluation import workplace
 from audiopure.evaluation.audit import AuditReport, audit
 from audiopure.evaluation.card import Gradient
+from audiopure.evaluation.clips import batches
 from audiopure.evaluation.engine import Evaluation
 from audiopure.noise import SeededNoise
 
@@ -24,15 +25,16 @@ def audited(work: Evaluation, *, allow_broken: bool = False) -> dict[str, Gradie
     Raises InputError for a break that nobody declared, unless `allow_broken`; then it stands on the card.
     """
     found = stored(work.folder)
-    whole = next(work.batches())
+    # the same clips whatever the shard
+    some = next(batches(work.clips, max(CLIPS.values()), at_least=work.system.sample_rate))
+    device = work.worker.device
     for contender in work.contenders:
         row = contender.planned
-        batch = whole.rows(whole.index[: CLIPS.get(row.role, 1)])
+        batch = some.rows(some.index[: CLIPS.get(row.role, 1)]).to(device)
         if row.key not in found:
             noise = SeededNoise(work.config.seed).for_items(batch.items)
-            report = audit(
-                contender.model, batch.waveform, batch.labels, noise=noise, lengths=batch.lengths, draws=1
-            )
+            model = contender.model.to(device)
+            report = audit(model, batch.waveform, batch.labels, noise=noise, lengths=batch.lengths, draws=1)
             found[row.key] = _gradient(report)
         gradient = found[row.key]
         if gradient.verdict == "broken" and not allow_broken:

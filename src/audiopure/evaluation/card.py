@@ -2,8 +2,8 @@
 
     schema      "audiopure-card-1"; changes when a field changes its meaning
     command     the shell command that repeats the evaluation
-    versions    audiopure, python, torch, platform
-    machine     device, threads, workers
+    versions    audiopure, python, torch
+    machine     device, threads, workers, platform
     protocol    name, passes (fresh passes that score a clip), settings, note (null, or what must stand beside
                 every number of it)
     data        name, split, clips (evaluated), of (how many there were), note, shard (null, or "i/n")
@@ -12,6 +12,7 @@
                 gradient is one)
     rows        one for each system: the one evaluated, its controls, its variants (see `Row`)
     curves      accuracy against steps, EOT draws, budget, n_star (see `Curve`)
+    checks      sanity checks with their verdicts: passed, violated, not run (see `Check`)
     flags       what a reader must know: violated sanity checks, broken gradients, missing parts (see `Flag`)
     examples    clips to listen to, the worst first
     clips       one for each clip: its label, and the share of fresh passes that are right in each condition
@@ -92,6 +93,8 @@ class Condition(Record):
             with it (likewise).
         any_iterate: clips for which no single draw of any iterate failed, the reading of AudioPure's release;
             None where an attack has no such history.
+        any_iterate_clean: the same clips' value without an attack over as many draws; None where it was not
+            measured.
         queries: mean forward passes a clip.
         distances: "snr" (dB), "l2", "linf", "above_mask" (dB above the masking threshold), "stoi", "pesq".
     """
@@ -108,6 +111,7 @@ class Condition(Record):
     clean: Metrics
     success: Proportion | None
     any_iterate: Proportion | None
+    any_iterate_clean: Proportion | None = None
     queries: float
     distances: dict[str, Spread]
 
@@ -185,6 +189,22 @@ class Flag(Record):
     sentence: str
 
 
+class Check(Record):
+    """A sanity check: what no honest evaluation fails.
+
+    Attributes:
+        name: what must hold, in words.
+        about: the row, attack or curve it was looked for in.
+        verdict: "violated" also stands among the flags.
+        sentence: the numbers.
+    """
+
+    name: str
+    about: str
+    verdict: Literal["passed", "violated", "not run"]
+    sentence: str
+
+
 class Example(Record):
     """A clip to listen to: audio files relative to the report's folder."""
 
@@ -240,6 +260,7 @@ class Card(Record):
     cost: Cost
     rows: list[Row]
     curves: list[Curve]
+    checks: list[Check] = []
     flags: list[Flag]
     examples: list[Example]
     clips: list[ClipOutcome]

@@ -123,15 +123,15 @@ def load_clips(
     return Clips(chosen, waveforms, targets, split, len(known), " ".join(notes) or None)
 
 
-def batches(clips: Clips, size: int, at_least: int) -> Iterator[Batch]:
-    """Clips in batches that no clip's result depends on.
+def batches(clips: Clips, size: int, at_least: int, chosen: Sequence[int] | None = None) -> Iterator[Batch]:
+    """Clips, all or the `chosen` ones by their index, in batches that no clip's result depends on.
 
     A recogniser that averages over time hears the padding, so only clips of equal length share a batch;
     shorter ones than `at_least` samples, which the recogniser itself pads to that, count as that long.
     """
     groups: dict[int, list[int]] = {}
-    for index, waveform in enumerate(clips.waveforms):
-        groups.setdefault(max(at_least, len(waveform)), []).append(index)
+    for index in range(len(clips.waveforms)) if chosen is None else chosen:
+        groups.setdefault(max(at_least, len(clips.waveforms[index])), []).append(index)
     items = clips.items
     for length, group in groups.items():
         for first in range(0, len(group), size):

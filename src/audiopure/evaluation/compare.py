@@ -1,7 +1,8 @@
 """Paired comparison of two evaluations, clip by clip.
 
 A clip's share is the share of its fresh passes that are right; under attack, that of the counting attack that
-leaves it least, as in the headline. Clips are the units: passes of a clip never count as further evidence.
+leaves it least, of those that both systems met: one that met more of them would look weaker for it. Clips are
+the units: passes of a clip never count as further evidence.
 
 `p`: exact two-sided sign-flip test of the difference of average accuracy. If both systems were equal, each
 clip's difference would be as likely as its negative; p is the share of all 2^n choices of signs whose sum is
@@ -17,7 +18,7 @@ several tests; nothing corrects for their number.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from pydantic import computed_field
@@ -34,6 +35,7 @@ class Difference(Record):
     """b minus a in one column.
 
     Attributes:
+        attacks: what both met in it, as keys of conditions.
         n: clips that both have.
         a, b: average accuracy on these.
         difference, low, high: b - a with its 95 % interval, all in [-1, 1].
@@ -43,6 +45,7 @@ class Difference(Record):
 
     column: str
     budget: str
+    attacks: list[str]
     n: int
     a: float
     b: float
@@ -96,22 +99,22 @@ def compare(a: Card, b: Card, *, row_a: str | None = None, row_b: str | None = N
     first, second = _row(a, row_a), _row(b, row_b)
     differences = []
     for column, budget in _budgets(first, second).items():
-        one, other = shares(a, first, column), shares(b, second, column)
+        both = _keys(first, column) & _keys(second, column)
+        one, other = shares(a, first, both), shares(b, second, both)
         common = [clip for clip in one if clip in other]
         if common:
             passes = math.lcm(_passes(first, column), _passes(second, column))
             values = [one[c] for c in common], [other[c] for c in common]
-            differences.append(_difference(column, budget, *values, passes))
+            differences.append(_difference(column, budget, sorted(both), *values, passes))
     if not differences:
         raise InputError("the two evaluations have no clip in common.")
-    notes = [*_notes(a, b), *_alone(first, second)]
+    notes = [*_notes(a, b), *_alone(first, second), *_unlike(first, second)]
     return Comparison(a=first.title, b=second.title, differences=differences, notes=notes)
 
 
-def shares(card: Card, row: Row, column: str) -> dict[str, float]:
-    """Clip -> the share of its passes that are right in a column of the headline table."""
-    keys = [c.key for c in row.conditions if c.column == column and (c.counts or column == CLEAN)]
-    found = {}
+def shares(card: Card, row: Row, keys: Iterable[str]) -> dict[str, float]:
+    """Clip -> the share of its passes that are right under the worst of these conditions."""
+    keys, found = list(keys), {}
     for clip in card.clips:
         right = clip.right.get(row.key, {})
         values = [right[key] for key in keys if key in right]
@@ -154,7 +157,9 @@ def points(value: float) -> str:
     return f"{rounded:+.1f}" if rounded else "0.0"
 
 
-def _difference(column: str, budget: str, a: list[float], b: list[float], passes: int) -> Difference:
+def _difference(
+    column: str, budget: str, attacks: list[str], a: list[float], b: list[float], passes: int
+) -> Difference:
     n = len(a)
     # whole passes: what a record rounds must not decide between equal and unequal
     units = [round(passes * y) - round(passes * x) for x, y in zip(a, b, strict=True)]
@@ -162,6 +167,7 @@ def _difference(column: str, budget: str, a: list[float], b: list[float], passes
     return Difference(
         column=column,
         budget=budget,
+        attacks=attacks,
         n=n,
         a=sum(a) / n,
         b=sum(b) / n,
@@ -226,6 +232,27 @@ def _alone(a: Row, b: Row) -> list[str]:
         "b": [theirs[c] for c in theirs if c not in mine],
     }
     return [f"Only {name} was attacked within {', '.join(found)}." for name, found in lone.items() if found]
+
+
+def _keys(row: Row, column: str) -> set[str]:
+    """The conditions of a row in a column of the headline table."""
+    if column == CLEAN:
+        return {CLEAN}
+    return {c.key for c in row.conditions if c.column == column and c.counts}
+
+
+def _unlike(a: Row, b: Row) -> Iterator[str]:
+    """What was not attacked alike: attacks that only one row met, and such as had other settings."""
+    mine, theirs = ({c.key: c for c in row.conditions if c.counts} for row in (a, b))
+    for name, one, other in (("a", mine, theirs), ("b", theirs, mine)):
+        lone = [
+            key for key in one if key not in other and one[key].column in {c.column for c in other.values()}
+        ]
+        if lone:
+            yield f"Only {name} met {', '.join(lone)}; the differences leave these attacks out."
+    for key in mine:
+        if key in theirs and mine[key].attack != theirs[key].attack:
+            yield f"{key}: a met {mine[key].attack}, b {theirs[key].attack}."
 
 
 def _passes(row: Row, column: str) -> int:

@@ -59,7 +59,7 @@ class EvaluationConfig(BaseModel):
         seed: of the choice of clips and of all noise.
         knowledge: what the attacker knows of the noise, see `attacks.knowledge`: "white-box" (nothing),
             "DW_fwd", "DW_rev", "DW_both" or "semi-N".
-        shard: (i, n): batches i, i + n, i + 2n ... of the clips, i from 1.
+        shard: (i, n): clips i, i + n, i + 2n ..., i from 1.
         device: of models and attacks.
     """
 
@@ -145,6 +145,10 @@ class Evaluation:
         chosen = protocol(config.protocol)
         if config.attacked is not None:
             chosen = recorded(clips, config.attacked, system.sample_rate)
+        if config.shard is not None and config.shard[0] > len(clips.targets):
+            raise InputError(
+                f"shard {config.shard[0]}/{config.shard[1]}: there are {len(clips.targets)} clips."
+            )
         attacker_clips = _attacker_clips(config, system)
         if attacker_clips is None:
             chosen = chosen.without_surrogate()
@@ -161,11 +165,13 @@ class Evaluation:
     @property
     def units(self) -> list[tuple[int, int]]:
         """(row, batch) of everything there is to do, the dearest rows first."""
-        numbers = share_of(range(sum(1 for _ in self.batches())), self.config.shard)
+        numbers = range(sum(1 for _ in self.batches()))
         return [(row, number) for row in range(len(self.contenders)) for number in numbers]
 
     def batches(self) -> Iterator[Batch]:
-        return batches(self.clips, BATCH, at_least=self.system.sample_rate)
+        """The clips of this share."""
+        chosen = share_of(range(len(self.clips.targets)), self.config.shard)
+        return batches(self.clips, BATCH, at_least=self.system.sample_rate, chosen=chosen)
 
     @cached_property
     def worker(self) -> Worker:

@@ -40,7 +40,7 @@ def evaluate(
     workers: int = 1,
     allow_broken_gradient: bool = False,
     device: str = "cpu",
-    progress: Callable[[str], None] = lambda sentence: None,
+    progress: Callable[[str], None] | None = None,
 ) -> Card:
     """Attack a system and say how robust it is.
 
@@ -54,7 +54,7 @@ def evaluate(
         knowledge: what the attacker knows of the noise, see `attacks.knowledge`.
         workers: processes; with a model instead of a specification only 1 works.
         allow_broken_gradient: go on although the gradient audit fails; it then stands on the card.
-        progress: told in sentences what happens.
+        progress: told in sentences what happens, and beforehand how long it takes, from timing a batch.
 
     Raises InputError for what cannot be used, and for a gradient that is broken without saying so.
     """
@@ -75,8 +75,12 @@ def evaluate(
     with TemporaryDirectory() as scratch, unchanged(model):
         folder = Path(scratch if output is None else output)
         work = Evaluation.prepare(config, folder, model=model, workers=workers, threads=threads)
-        gradients = begin(work, allow_broken=allow_broken_gradient, progress=progress)
-        progress("attacking")
+        clips, say = work.clips.targets, progress or (lambda sentence: None)
+        if progress is not None:
+            minutes = running.total(work, running.estimate(work), workers) / 60
+            say(f"{len(clips)} clips, protocol {protocol}: about {max(minutes, 1):.0f} min of attacks")
+        gradients = begin(work, allow_broken=allow_broken_gradient, progress=say)
+        say("attacking")
         running.run(work, workers=workers, threads=threads)
         return conclude(work, gradients, keep=output is not None)
 

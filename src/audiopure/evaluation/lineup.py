@@ -14,7 +14,7 @@ from audiopure.attacks.routes import with_purifiers
 from audiopure.defended import Guarded, takes
 from audiopure.evaluation.plan import PlannedCondition, PlannedCurve, PlannedPoint, PlannedRow
 from audiopure.evaluation.protocols import for_fixed
-from audiopure.evaluation.stages import Build, Protocol, Stage
+from audiopure.evaluation.stages import Build, Protocol, Stage, Sweep
 from audiopure.purifier import Purifier
 from audiopure.systems import System
 
@@ -43,11 +43,20 @@ class Contender:
         if knowledge == WHITE_BOX or not randomised(self.model):
             return self
         passes = self.planned.passes if knowledge.startswith("semi-") else 1
+        attacks = self.attacks
+        if knowledge == "DW_both":  # nothing random is left to average over
+            attacks = {key: _suited(build, random=False, routed=True) for key, build in attacks.items()}
         conditions = [
-            c.model_copy(update={"note": _noted(c.note, knowledge)}) for c in self.planned.conditions
+            c.model_copy(
+                update={
+                    "note": _noted(c.note, knowledge),
+                    "attack": repr(build) if isinstance(build := attacks.get(c.key), Attack) else c.attack,
+                }
+            )
+            for c in self.planned.conditions
         ]
         planned = self.planned.model_copy(update={"passes": passes, "conditions": conditions})
-        return Contender(planned, model.eval(), judge.eval(), self.attacks)
+        return Contender(planned, model.eval(), judge.eval(), attacks)
 
 
 def _noted(note: str | None, knowledge: str) -> str:
@@ -71,10 +80,7 @@ def line_up(system: System, protocol: Protocol, clips: int) -> tuple[list[Conten
     rows = [_contender("system", system.spec, system, system.model, "system", protocol, clips)]
     for key, title, model in controls(system):
         rows.append(_contender(key, title, system, model, "control", protocol, clips))
-    curves: list[PlannedCurve] = []
-    if randomised(system.model):
-        rows, curves = _with_sweeps(rows, system, protocol, clips)
-    return rows, curves
+    return _with_sweeps(rows, system, protocol, clips)
 
 
 def controls(system: System) -> list[tuple[str, str, nn.Module]]:
@@ -82,8 +88,7 @@ def controls(system: System) -> list[tuple[str, str, nn.Module]]:
     found: list[tuple[str, str, nn.Module]] = []
     if system.defended:
         found.append(("none", "no defence", system.undefended))
-    purifiers = [module for module in system.model.modules() if isinstance(module, Purifier)]
-    if any(p.n_star > 0 and p.reverse and p.forward_noise for p in purifiers):
+    if any(p.n_star > 0 and p.reverse and p.forward_noise for p in _purifiers(system.model)):
         alone = with_purifiers(system.model, lambda p: p.replace(reverse=False))
         found.append(("noise-only", "forward noise only", alone))
         without = with_purifiers(system.model, lambda p: p.replace(forward=False))
@@ -97,13 +102,13 @@ def _contender(
     if key == "reverse-only":
         clips = min(clips, REVERSE_CLIPS)
     stages = [stage for stage in protocol.stages if role == "system" or stage.controls]
-    random = randomised(model)
+    random, routed = randomised(model), bool(_purifiers(model))
     builds: dict[str, Build] = {}
     conditions = [_clean(clips)]
     for stage in stages:
         for column, build in stage.attacks.items():
             name = f"{stage.key}/{column}"
-            builds[name] = build if random else _fixed(build)
+            builds[name] = _suited(build, random=random, routed=routed)
             conditions.append(_condition(stage, column, name, builds[name], clips))
     planned = PlannedRow(
         key=key,
@@ -116,12 +121,25 @@ def _contender(
     return Contender(planned, model.eval(), model.eval(), builds)
 
 
-def _fixed(build: Build) -> Build:
-    """One draw wherever an attack would average, and no detour of gradients: there is no purifier for one."""
+def _suited(build: Build, *, random: bool, routed: bool) -> Build:
+    """The attack for a system that draws noise or not, and has purifiers to route gradients through or not.
+
+    One draw wherever it would average over nothing; no detour of gradients where there is none.
+    """
     if not isinstance(build, Attack):
-        return lambda context: for_fixed(build(context))
-    plain = for_fixed(build)
-    return replace(plain, route="exact") if hasattr(plain, "route") else plain  # type: ignore[call-arg]
+        return lambda context: _suit(build(context), random=random, routed=routed)
+    return _suit(build, random=random, routed=routed)
+
+
+def _suit(attack: Attack, *, random: bool, routed: bool) -> Attack:
+    attack = attack if random else for_fixed(attack)
+    if routed or not hasattr(attack, "route"):
+        return attack
+    return replace(attack, route="exact")  # type: ignore[call-arg]
+
+
+def _purifiers(model: nn.Module) -> list[Purifier]:
+    return [module for module in model.modules() if isinstance(module, Purifier)]
 
 
 def _clean(clips: int) -> PlannedCondition:
@@ -161,7 +179,7 @@ def _with_sweeps(
     first, *others = rows
     variants: dict[str, Contender] = {}
     curves = []
-    for sweep in protocol.sweeps:
+    for sweep in (sweep for sweep in protocol.sweeps if _applies(sweep, system.model)):
         for column, attack in sweep.attacks.items():
             count, points = min(clips, sweep.clips), []
             for value in sweep.values:
@@ -191,6 +209,13 @@ def _with_sweeps(
     return [first, *others, *variants.values()], curves
 
 
+def _applies(sweep: Sweep, model: nn.Module) -> bool:
+    """Draws are swept where something is random, n* where a purifier has one; budgets always."""
+    if sweep.axis == "n_star" or sweep.n_star is not None:
+        return any(purifier.n_star > 0 for purifier in _purifiers(model))
+    return sweep.axis != "eot" or randomised(model)
+
+
 AXES = {"budget": "multiple of the budget", "eot": "EOT draws", "n_star": "n*"}
 TITLES = {"budget": "budget × {:g}", "eot": "EOT {:g}", "n_star": "n* = {:g}"}
 
@@ -217,8 +242,7 @@ def _variant(system: System, n_star: float, protocol: Protocol) -> Contender:
 
 
 def _added(row: Contender, name: str, title: str, column: str, attack: Attack, clips: int) -> Contender:
-    if not randomised(row.model):
-        attack = for_fixed(attack)
+    attack = _suit(attack, random=randomised(row.model), routed=bool(_purifiers(row.model)))
     stage = Stage(name, title, {column: attack}, counts=False, clips=clips)
     planned = row.planned
     conditions = [

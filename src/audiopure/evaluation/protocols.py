@@ -12,8 +12,9 @@ from functools import partial
 from typing import Any
 
 from audiopure.attacks import PAPER_BUDGETS, Attack, Pgd, RandomNoise
+from audiopure.attacks.noise import Unattacked
 from audiopure.errors import InputError
-from audiopure.evaluation.stages import Build, Context, Protocol, Stage, Sweep
+from audiopure.evaluation.stages import UNATTACKED, Build, Context, Protocol, Stage, Sweep
 
 COLUMNS = ("linf", "l2")
 UNBOUNDED = 500.0  # times the budgets: half of full scale at every sample, far beyond any speech
@@ -189,17 +190,18 @@ def black_box() -> Protocol:
     """What attacks without gradients do, alone and to every clip: upper bounds of little worth."""
     passes = 20
     note = "No attack by gradient: not a measure of robustness."
-    return Protocol("black-box", passes, without_gradients(passes), note=note)
+    return Protocol("black-box", passes, (*without_gradients(passes), random_stage()), note=note)
 
 
 def paper() -> Protocol:
     """The paper's own attack, once as written and once as released: weaker, for comparison only."""
+    steps = 100
 
     def attack(norm: str, route: str) -> Pgd:
         return Pgd(
             norm=norm,  # type: ignore[arg-type]
             eps=PAPER_BUDGETS[norm],
-            steps=100,
+            steps=steps,
             step_size="paper",
             random_start=False,
             route=route,
@@ -220,6 +222,14 @@ def paper() -> Protocol:
             Stage(
                 "as-written", "PGD-100 as written: adjoint", both(lambda n: attack(n, "adjoint")), note=note
             ),
+            Stage(
+                UNATTACKED,
+                "no attack, as many draws",
+                {"linf": Unattacked(passes=steps + 1)},
+                counts=False,
+                controls=True,
+            ),
+            random_stage(),
         ),
         note=note,
     )

@@ -8,6 +8,7 @@ from audiopure.evaluation.card import Card, Condition, Curve, Metrics, Proportio
 from audiopure.evaluation.charts import round_ones
 from audiopure.evaluation.report_words import (
     AXIS_NAMES,
+    checks_sentence,
     column_name,
     columns,
     distances,
@@ -25,6 +26,7 @@ from audiopure.evaluation.report_words import (
 )
 
 NONE = "—"
+CHECKS = ["what must hold", "looked for in", "verdict", "found"]
 
 
 def markdown(card: Card) -> str:
@@ -39,6 +41,9 @@ def markdown(card: Card) -> str:
         "## Every attack",
         *(part for row in card.rows for part in _row(row)),
     ]
+    if card.checks:
+        body = [[escape(cell) for cell in (c.name, c.about, c.verdict, c.sentence)] for c in card.checks]
+        parts += ["## Sanity checks", checks_sentence(card), _table(CHECKS, body, numbers=False)]
     if card.curves:
         parts += ["## Curves", *(part for curve in card.curves for part in _curve(card, curve))]
     return "\n\n".join([*(part for part in parts if part), *_repeat(card)]) + "\n"
@@ -110,10 +115,15 @@ def _condition(condition: Condition, far: Sequence[str]) -> list[str]:
         str(condition.attacked.average.n),
         *cells,
         _share(condition.success),
-        _share(condition.any_iterate),
+        _iterates(condition),
         NONE if clean else f"{condition.queries:,.0f}",
         *(median(condition, key) for key in far),
     ]
+
+
+def _iterates(condition: Condition) -> str:
+    before = condition.any_iterate_clean
+    return _share(condition.any_iterate) + (f"<br>without: {percent(before)}" if before else "")
 
 
 def _share(share: Proportion | None) -> str:
@@ -146,7 +156,7 @@ def _repeat(card: Card) -> Iterator[str]:
     yield "\n".join(f"- {escape(name)}: {escape(str(value))}" for name, value in facts.items())
 
 
-def _table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    numbers = "---:|" * (len(heads) - 1)
-    lines = [f"| {' | '.join(heads)} |", f"|---|{numbers}"]
+def _table(heads: Sequence[str], body: Sequence[Sequence[str]], *, numbers: bool = True) -> str:
+    rule = ("---:|" if numbers else "---|") * (len(heads) - 1)
+    lines = [f"| {' | '.join(heads)} |", f"|---|{rule}"]
     return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in body)])

@@ -13,6 +13,7 @@ from audiopure.evaluation.card import Card, Condition, Metrics, Row
 from audiopure.evaluation.compare import CLEAN, Comparison, chance, points
 from audiopure.evaluation.report_words import (
     brief,
+    checks_sentence,
     columns,
     flags,
     headline,
@@ -36,6 +37,8 @@ def rich_tables(card: Card) -> list[RenderableType]:
         found.append(_paragraph(f"{flag.kind.upper()}: {flag.sentence}", style))
     found += _headline_tables(card)
     found += [_paragraph(note, "dim") for note in notes(card)]
+    if card.checks:
+        found.append(_paragraph(checks_sentence(card), "dim"))
     found += [_attacks(row) for row in card.rows if len(row.conditions) > 1]
     return found
 

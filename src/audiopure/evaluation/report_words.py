@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -99,6 +100,13 @@ def flags(card: Card) -> list[Flag]:
 
 def violations(card: Card) -> int:
     return sum(flag.kind == "violation" for flag in card.flags)
+
+
+def checks_sentence(card: Card) -> str:
+    """How many sanity checks came to which verdict."""
+    count = Counter(check.verdict for check in card.checks)
+    told = [f"{count[verdict]} {verdict}" for verdict in ("passed", "violated", "not run")]
+    return f"Sanity checks: {', '.join(told)}."
 
 
 def row_title(card: Card, key: str) -> str:
@@ -214,4 +222,6 @@ def _over(card: Card, row: Row, control: Row) -> Iterator[str]:
             f"{'distinguishable' if d.distinguishable else 'not distinguishable'} ({chance(d.p)})"
             for d in found
         ]
-        yield f"Compared with “{control.title}”, clip by clip: {'; '.join(parts)}."
+        alone = sorted({key.partition("/")[0] for d in found for key in d.attacks} - {CLEAN})
+        under = f", under {' and '.join(alone)}" if alone else ""
+        yield f"Compared with “{control.title}”, clip by clip{under}: {'; '.join(parts)}."

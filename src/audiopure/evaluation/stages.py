@@ -28,6 +28,8 @@ class Context:
 
 Build = Attack | Callable[[Context], Attack]
 
+UNATTACKED = "unattacked"  # key of a stage that draws as often as attacks do, of nothing
+
 
 @dataclass(frozen=True)
 class Stage:

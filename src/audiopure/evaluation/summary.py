@@ -16,15 +16,18 @@ from audiopure.evaluation.card import (
     Gradient,
     Headline,
     Point,
+    Proportion,
     Row,
 )
 from audiopure.evaluation.ledger import Outcome, Table, done
 from audiopure.evaluation.plan import Plan, PlannedCondition, PlannedCurve, PlannedRow
-from audiopure.evaluation.sanity import flags
+from audiopure.evaluation.sanity import checks, flags
 from audiopure.evaluation.scoring import metrics, proportion, spread, vote
+from audiopure.evaluation.stages import UNATTACKED
 from audiopure.evaluation.worker import file_name
 
 CLEAN = "clean"
+STILL = f"{UNATTACKED}/linf"
 MEASURES = ("snr", "l2", "linf", "above_mask", "stoi", "pesq")
 EXAMPLES = 8  # clips to listen to
 
@@ -56,6 +59,7 @@ def card(plan: Plan, gradients: Mapping[str, Gradient], outcomes: Sequence[Outco
         examples=summary.examples(),
         clips=summary.clips(),
     )
+    whole = whole.model_copy(update={"checks": checks(whole, plan, table)})
     return whole.model_copy(update={"flags": flags(whole, plan, table)})
 
 
@@ -92,7 +96,7 @@ class _Summary:
         attacked = metrics(self.answers(row.key, planned.key, clips), targets)
         unharmed = metrics(self.answers(row.key, CLEAN, clips), targets)
         values = {m: spread([found[clip].distances.get(m) for clip in clips]) for m in MEASURES}
-        never = [found[clip].never for clip in clips]
+        still = self.table.get((row.key, STILL), {}) if planned.counts else {}
         note = planned.note
         if planned.survivors:
             ran = f"ran only on the {len(clips)} of {planned.clips} clips that attacks before it had left"
@@ -109,7 +113,8 @@ class _Summary:
             attacked=attacked,
             clean=unharmed,
             success=None if planned.key == CLEAN else self._success(row.key, planned.key, clips),
-            any_iterate=None if None in never else proportion(sum(map(bool, never)), len(clips)),
+            any_iterate=_unfailed([found[clip] for clip in clips]),
+            any_iterate_clean=_unfailed([still[clip] for clip in clips if clip in still]),
             queries=sum(found[clip].queries for clip in clips) / len(clips),
             distances={m: value for m, value in values.items() if value is not None},
         )
@@ -235,6 +240,12 @@ class _Summary:
             for c in self.plan.clips
             if c.id in right
         ]
+
+
+def _unfailed(outcomes: Sequence[Outcome]) -> Proportion | None:
+    """The share of clips that no draw of the attack failed."""
+    never = [outcome.never for outcome in outcomes]
+    return None if not never or None in never else proportion(sum(map(bool, never)), len(never))
 
 
 def _curve(

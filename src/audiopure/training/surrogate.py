@@ -148,9 +148,9 @@ class SurrogateRecipe:
 
 def _answers(victim: nn.Module, corpus: Corpus, noise: SeededNoise, passes: int) -> Tensor:
     """Mean class probabilities over fresh passes. Shape: (clips, C)."""
-    parts = []
+    parts, weight = [], next(victim.parameters(), torch.empty(0))
     for items in np.array_split(np.arange(len(corpus)), max(1, len(corpus) // 64)):
-        waveform = corpus.crops(items, np.zeros(len(items)), RATE)
+        waveform = corpus.crops(items, np.zeros(len(items)), RATE).to(weight.device)
         heard = predict(victim, waveform, noise=noise.for_items(items.tolist()), passes=passes)
-        parts.append(heard.mean(1))
+        parts.append(heard.mean(1).cpu())
     return torch.cat(parts)
