@@ -144,14 +144,27 @@ def test_only_attacks_that_both_met_are_compared() -> None:
     assert compare(a, a).notes == []
 
 
-def test_attacks_of_other_settings_are_told() -> None:
+@pytest.mark.parametrize(
+    ("attack", "expected"),
+    [
+        ("Pgd(norm='linf', eot=1)", "pgd/linf: eot is 5 for a and 1 for b."),
+        (
+            "Pgd(eot=5, steps=7)",
+            "pgd/linf: norm is 'linf' for a and None for b, steps is None for a and 7 for b.",
+        ),
+        ("Apgd(eot=5)", "pgd/linf: a met Pgd(norm='linf', eot=5), b Apgd(eot=5)."),
+        (
+            "transfer from a surrogate",
+            "pgd/linf: a met Pgd(norm='linf', eot=5), b transfer from a surrogate.",
+        ),
+    ],
+)
+def test_attacks_of_other_settings_are_told(attack: str, expected: str) -> None:
     a = random_card(0)
     (row,) = a.rows
-    changed = [
-        c.model_copy(update={"attack": "Pgd(steps=7)"}) if c.key == "pgd/linf" else c for c in row.conditions
-    ]
+    changed = [c.model_copy(update={"attack": attack}) if c.key == "pgd/linf" else c for c in row.conditions]
     b = a.model_copy(update={"rows": [row.model_copy(update={"conditions": changed})]})
-    assert compare(a, b).notes == ["pgd/linf: a met Pgd(norm='linf', eot=5), b Pgd(steps=7)."]
+    assert compare(a, b).notes == [expected]
 
 
 def test_an_attack_on_some_clips_only() -> None:

@@ -18,13 +18,14 @@ several tests; nothing corrects for their number.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from pydantic import computed_field
 
 from audiopure.errors import InputError
 from audiopure.evaluation.card import Card, Record, Row
+from audiopure.evaluation.unlike import unlike
 
 CLEAN = "clean"
 LEVEL = 0.05
@@ -108,7 +109,7 @@ def compare(a: Card, b: Card, *, row_a: str | None = None, row_b: str | None = N
             differences.append(_difference(column, budget, sorted(both), *values, passes))
     if not differences:
         raise InputError("the two evaluations have no clip in common.")
-    notes = [*_notes(a, b), *_alone(first, second), *_unlike(first, second)]
+    notes = [*_notes(a, b), *_alone(first, second), *unlike(first, second)]
     return Comparison(a=first.title, b=second.title, differences=differences, notes=notes)
 
 
@@ -239,20 +240,6 @@ def _keys(row: Row, column: str) -> set[str]:
     if column == CLEAN:
         return {CLEAN}
     return {c.key for c in row.conditions if c.column == column and c.counts}
-
-
-def _unlike(a: Row, b: Row) -> Iterator[str]:
-    """What was not attacked alike: attacks that only one row met, and such as had other settings."""
-    mine, theirs = ({c.key: c for c in row.conditions if c.counts} for row in (a, b))
-    for name, one, other in (("a", mine, theirs), ("b", theirs, mine)):
-        lone = [
-            key for key in one if key not in other and one[key].column in {c.column for c in other.values()}
-        ]
-        if lone:
-            yield f"Only {name} met {', '.join(lone)}; the differences leave these attacks out."
-    for key in mine:
-        if key in theirs and mine[key].attack != theirs[key].attack:
-            yield f"{key}: a met {mine[key].attack}, b {theirs[key].attack}."
 
 
 def _passes(row: Row, column: str) -> int:
