@@ -10,9 +10,9 @@ from audiopure.evaluation.compare import paired_interval, points
 from audiopure.evaluation.reproduce import budget_tables
 from audiopure.evaluation.reproduce.reading import (
     BUDGETS,
+    NOT_RUN,
     brief,
     clean,
-    find,
     headline,
     readings,
     stored,
@@ -177,5 +177,5 @@ def _with_notes(heads: list[str], body: list[list[str]], found: dict[str, Card])
 
 
 def any_iterate(row: Row, key: str) -> str:
-    share = find(row, key).any_iterate
-    return "not run" if share is None else brief(share)
+    share = next((c.any_iterate for c in row.conditions if c.key == key), None)
+    return NOT_RUN if share is None else brief(share)
