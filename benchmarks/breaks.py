@@ -89,8 +89,6 @@ BREAKS: Mapping[str, Break] = {
         "siren",
         {"eps": 0.1, "epochs": 10},
         clips=20,
-        cannot="A swarm of 25 searches few of the 16,000 directions of a clip, even at a budget that is "
-        "plainly audible.",
     ),
     "kenansville, fft": Break("kenansville", {"method": "fft"}, cannot=STUBBORN, behind={"eot": 5}),
     "kenansville, ssa": Break("kenansville", {"method": "ssa"}, cannot=STUBBORN),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from audiopure.frontend import LogMel, MelSpectrogram
+from audiopure.nets.folding import Folding
 
 # dB: where speech lies in these mel bands, so that the network sees values of order one
 CENTRE, SPREAD = -10.0, 15.0
@@ -17,7 +18,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
-        self.body = nn.Sequential(
+        self.body = Folding(
             nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
             nn.BatchNorm2d(outputs),
             nn.ReLU(),
@@ -26,7 +27,7 @@ class ResidualBlock(nn.Module):
         )
         self.shortcut = nn.Sequential()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
+            self.shortcut = Folding(
                 nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False),
                 nn.Conv2d(inputs, outputs, 1, bias=False),
                 nn.BatchNorm2d(outputs),
@@ -55,7 +56,7 @@ class MelResNet(nn.Module):
         self.labels = tuple(labels)
         self.config = {"labels": list(labels), "width": width, "mels": mels, "amin": amin}
         self.frontend = LogMel(MelSpectrogram(self.sample_rate, 512, hop=160, n_mels=mels, f_min=20), amin)
-        self.stem = nn.Sequential(nn.Conv2d(1, width, 5, 2, 2, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.stem = Folding(nn.Conv2d(1, width, 5, 2, 2, bias=False), nn.BatchNorm2d(width), nn.ReLU())
         self.stages = nn.Sequential(
             ResidualBlock(width, width, 1),
             ResidualBlock(width, 2 * width, 2),

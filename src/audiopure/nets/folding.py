@@ -1,0 +1,43 @@
+"""Convolutions with the normalisation after them: in eval mode one operation instead of two."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Folding(nn.Sequential):
+    """Layers in turn, where a normalised convolution in eval mode is one convolution with scaled weights.
+
+    Equal to `nn.Sequential` but for rounding, with the same parameters under the same names. Forward and
+    backward through the recogniser take two thirds of the time on a CPU. The layers that are folded are not
+    called, so hooks on them do not run.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:  # the base class names it `input`
+        layers = list(self)
+        for index, layer in enumerate(layers):
+            after = layers[index + 1] if index + 1 < len(layers) else None
+            if isinstance(layer, nn.Conv2d):
+                x = _convolve(layer, after if isinstance(after, nn.BatchNorm2d) else None, x)
+            elif not _folded(layer, layers[index - 1] if index else None):
+                x = layer(x)
+        return x
+
+
+def _folded(layer: nn.Module, before: nn.Module | None) -> bool:
+    return isinstance(layer, nn.BatchNorm2d) and not layer.training and isinstance(before, nn.Conv2d)
+
+
+def _convolve(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None, x: Tensor) -> Tensor:
+    weight, bias = convolution.weight, convolution.bias
+    if norm is not None and not norm.training:
+        assert norm.running_var is not None and norm.running_mean is not None
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        shift = norm.bias - norm.running_mean * scale
+        weight = weight * scale[:, None, None, None]
+        bias = shift if bias is None else shift + bias * scale
+    if x.device.type == "cpu":
+        # the library else brings every map into this order and back again
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    return convolution._conv_forward(x, weight, bias)
