@@ -14,7 +14,7 @@ from pathlib import Path
 
 from common import jobs_parser, run_jobs
 
-from audiopure.evaluation.reproduce.certified_tables import METHODS, certification
+from audiopure.evaluation.reproduce.certified_tables import METHODS, certification, stopping
 from audiopure.evaluation.reproduce.entries import located
 from audiopure.evaluation.reproduce.jobs import Job
 
@@ -26,7 +26,7 @@ OBJECTS = {
     "log-mel": (1.0, 4.0, 8.0, 12.0),
 }
 LAPLACE = (0.01, 0.05, 0.25)
-TOLERANCE = ("--tolerance", "0.03")  # sigma: what stopping early may cost
+TOLERANCE = ("--tolerance", "0.03")  # where sigma has another unit than the samples
 
 
 def jobs(weights: Path) -> Iterator[Job]:
@@ -34,10 +34,10 @@ def jobs(weights: Path) -> Iterator[Job]:
     systems = {method: located(system, weights) for method, (_, system) in METHODS.items()}
     for method, system in systems.items():
         for sigma in SIGMAS:
-            yield certification(f"{method}-{sigma:g}", system, sigma, 100, 10_000, *TOLERANCE)
+            yield certification(f"{method}-{sigma:g}", system, sigma, 100, 10_000, *stopping(sigma))
     fine = systems["fine-tuned"]
     for sigma in (0.1, 0.25, 0.5):
-        yield certification(f"many-draws-{sigma:g}", fine, sigma, 20, 100_000, *TOLERANCE)
+        yield certification(f"many-draws-{sigma:g}", fine, sigma, 20, 100_000, *stopping(sigma))
     for sigma in MULTI_STEP:
         words = ("--denoise", "multi-step", "--steps", "3", "--votes", "5")
         yield certification(f"multi-step-{sigma:g}", fine, sigma, 20, 1000, *words)

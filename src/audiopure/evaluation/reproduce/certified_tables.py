@@ -28,7 +28,12 @@ def jobs(weights: Path) -> Iterator[Job]:
             continue
         for sigma in SIGMAS:
             found = located(system, weights)
-            yield certification(f"{method}-{sigma:g}", found, sigma, 100, 10_000, "--tolerance", "0.03")
+            yield certification(f"{method}-{sigma:g}", found, sigma, 100, 10_000, *stopping(sigma))
+
+
+def stopping(sigma: float) -> tuple[str, str]:
+    """Stop early once no more than .03 sigma are to be gained, or a radius of .01 where that is more."""
+    return "--tolerance", f"{max(0.03, 0.01 / sigma):g}"
 
 
 def certification(name: str, system: str, sigma: float, clips: int, n: int, *words: str) -> Job:
