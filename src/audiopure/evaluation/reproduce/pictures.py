@@ -40,14 +40,15 @@ def against(axis: str, label: str) -> Callable[[Sequence[Entry], Path, Path], No
             for norm in BUDGETS
         }
         shown = [norm for norm, found in lines.items() if found]
+        numbers = {title: number for number, title in enumerate(cards)}  # a defence looks alike in all panels
         if not shown:
             raise InputError("there is no record to draw yet; run the evaluations first")
         figure, axes = pyplot().subplots(1, len(shown), figsize=(4.4 * len(shown), 3.4), squeeze=False)
         for panel, norm in zip(axes[0], shown, strict=True):
-            for number, (title, curve) in enumerate(lines[norm]):
+            for title, curve in lines[norm]:
                 xs = [point.x for point in curve.points]
                 ys = [[100 * getattr(p.y, key) for p in curve.points] for key in ("value", "low", "high")]
-                _line(panel, number, xs, ys, title)
+                _line(panel, numbers[title], xs, ys, title)
             _dress(panel, label, BUDGETS[norm])
         axes[0][0].set_ylabel("accuracy, %")
         save(figure, path)
