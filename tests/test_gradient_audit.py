@@ -182,6 +182,13 @@ def test_an_honest_system_passes_and_no_module_is_accused(honest: str) -> None:
     assert all(clip.along == pytest.approx(1, abs=1e-4) for clip in report.clips)
 
 
+def test_modules_are_searched_at_least_where_the_whole_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, short = (examined(behind(Do(lambda x: x.detach())), thorough=how) for how in (True, False))
+    assert short.verdict == "broken" and short.model_dump() == whole.model_dump()
+    monkeypatch.setattr("audiopure.evaluation.audit.find_breaks", lambda *a, **k: pytest.fail("searched"))
+    assert examined(behind(), thorough=False).verdict == "exact"
+
+
 def test_what_lies_beyond_the_clips_length_does_not_count() -> None:
     """A break that only padding sees is none of the attack's business."""
     short = LENGTH - 1000

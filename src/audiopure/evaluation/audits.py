@@ -34,7 +34,15 @@ def audited(work: Evaluation, *, allow_broken: bool = False) -> dict[str, Gradie
         if row.key not in found:
             noise = SeededNoise(work.config.seed).for_items(batch.items)
             model = contender.model.to(device)
-            report = audit(model, batch.waveform, batch.labels, noise=noise, lengths=batch.lengths, draws=1)
+            report = audit(
+                model,
+                batch.waveform,
+                batch.labels,
+                noise=noise,
+                lengths=batch.lengths,
+                draws=1,
+                thorough=row.role != "variant",  # its modules are those of the system at another n*
+            )
             found[row.key] = _gradient(report)
         gradient = found[row.key]
         if gradient.verdict == "broken" and not allow_broken:
