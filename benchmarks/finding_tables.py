@@ -18,6 +18,7 @@ from audiopure.evaluation.reproduce.reading import (
     stored,
     table,
 )
+from audiopure.evaluation.stages import STILL
 
 CARDS = Path(__file__).resolve().parent / "results" / "findings"
 TITLES = {
@@ -52,7 +53,7 @@ def paper(_: object) -> str:
     body = []
     for name, card in found.items():
         row = card.rows[0]
-        cells = [any_iterate(row, "unattacked/linf")]
+        cells = [any_iterate(row, STILL)]
         for stage in ("as-released", "as-written"):
             cells += [any_iterate(row, f"{stage}/{column}") for column in BUDGETS]
         body.append([TITLES[name.removeprefix("paper-")], *cells])

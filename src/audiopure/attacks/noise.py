@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from audiopure.attacks.base import Attack, AttackResult, Cost
@@ -49,12 +50,7 @@ class RandomNoise(Attack):
         x = ball.project(waveform + self.eps * ball.ascent(z))
         if self.bits == 16:
             x = ball.round16(x)
-        objective = Objective(model, labels, lengths=lengths)
-        found = objective.measure(x, noise.fresh(1), self.passes)
-        if progress is not None:
-            progress()
-        spent = labels.new_full(labels.shape, self.passes)
-        return AttackResult(x, found.loss, found.loss[None, None], found.survived[None, None], spent)
+        return _measured(Objective(model, labels, lengths=lengths), x, noise.fresh(1), self.passes, progress)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +85,19 @@ class Unattacked(Attack):
         progress: Callable[[], None] | None = None,
     ) -> AttackResult:
         objective = Objective(model, labels, lengths=lengths, max_rows=self.max_rows)
-        found = objective.measure(waveform, noise.fresh(0), self.passes)
-        if progress is not None:
-            progress()
-        spent = labels.new_full(labels.shape, self.passes)
-        return AttackResult(waveform, found.loss, found.loss[None, None], found.survived[None, None], spent)
+        return _measured(objective, waveform, noise.fresh(0), self.passes, progress)
+
+
+def _measured(
+    objective: Objective,
+    x: Tensor,
+    noise: SeededNoise,
+    passes: int,
+    progress: Callable[[], None] | None,
+) -> AttackResult:
+    """What a run of no steps that ends at x (B, T) found over `passes` draws."""
+    found = objective.measure(x, noise, passes)
+    if progress is not None:
+        progress()
+    spent = torch.full((len(x),), passes, device=x.device)
+    return AttackResult(x, found.loss, found.loss[None, None], found.survived[None, None], spent)

@@ -29,6 +29,7 @@ class Context:
 Build = Attack | Callable[[Context], Attack]
 
 UNATTACKED = "unattacked"  # key of a stage that draws as often as attacks do, of nothing
+STILL = f"{UNATTACKED}/linf"  # and its condition: no attack has a norm, the first column stands for both
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,10 @@ from audiopure.evaluation.ledger import Outcome, Table, done
 from audiopure.evaluation.plan import Plan, PlannedCondition, PlannedCurve, PlannedRow
 from audiopure.evaluation.sanity import checks, flags
 from audiopure.evaluation.scoring import metrics, proportion, spread, vote
-from audiopure.evaluation.stages import UNATTACKED
+from audiopure.evaluation.stages import STILL
 from audiopure.evaluation.worker import file_name
 
 CLEAN = "clean"
-STILL = f"{UNATTACKED}/linf"
 MEASURES = ("snr", "l2", "linf", "above_mask", "stoi", "pesq")
 EXAMPLES = 8  # clips to listen to
 

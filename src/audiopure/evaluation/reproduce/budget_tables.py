@@ -6,7 +6,7 @@ from pathlib import Path
 
 from audiopure.evaluation.card import Card
 from audiopure.evaluation.reproduce.jobs import Job, evaluation
-from audiopure.evaluation.reproduce.published import BUDGET_STEPS, BUDGETS, LARGE
+from audiopure.evaluation.reproduce.published import ACCURACY_BY_BUDGET, BUDGET_STEPS, LARGE
 from audiopure.evaluation.reproduce.reading import NOT_RUN, brief, stored, table
 
 GRID: Job = evaluation("grid", "small+digits", "grid")
@@ -21,7 +21,7 @@ def by_steps(records: Path) -> str:
     """Table 2."""
     card = stored(records, GRID.name)
     body = []
-    for eps, values in BUDGETS.items():
+    for eps, values in ACCURACY_BY_BUDGET.items():
         cells = [f"{_cell(card, n, eps)} ({value:g})" for n, value in zip(BUDGET_STEPS, values, strict=True)]
         body.append([f"{eps:g}", *cells])
     return table(["eps, L∞", *(f"n*={n}" for n in BUDGET_STEPS)], body) + f"\n\n{ABOUT}"

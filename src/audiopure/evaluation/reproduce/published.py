@@ -46,7 +46,7 @@ MAIN: Mapping[str, Published] = {
     "diffspec": _row(99, (92, 84, 78, 75, 72, 71), (74, 62, 58, 54, None, 49), None),
 }
 # table 2: eps -> robust accuracy for n* = 0, 1, 2, 3, 5, 7, 10, by PGD-10
-BUDGETS: Mapping[float, tuple[float, ...]] = {
+ACCURACY_BY_BUDGET: Mapping[float, tuple[float, ...]] = {
     0.002: (3, 94, 90, 89, 84, 77, 67),
     0.004: (0, 76, 89, 86, 83, 74, 66),
     0.008: (0, 27, 70, 85, 84, 74, 68),
