@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from evaluation_helpers import CLIPS, Ear, register, system, write_words
+from evaluation_helpers import CLIPS, Ear, Halver, register, system, write_words
 from torch import Tensor, nn
 
 import audiopure
@@ -19,6 +19,7 @@ from audiopure.evaluation import protocols
 from audiopure.evaluation.engine import Evaluation, EvaluationConfig
 from audiopure.evaluation.evaluate import evaluate
 from audiopure.evaluation.stages import UNATTACKED, Stage
+from audiopure.purifier import Purifier
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +42,30 @@ def test_one_draw_where_the_attacker_knows_them_all(data: Path, tmp_path: Path) 
     assert [row.attacks["pgd-ce/linf"].eot for row in rows] == [1, 2]  # type: ignore[union-attr]
     labels = [c.attack for c in rows[0].planned.conditions if c.key == "pgd-ce/linf"]
     assert labels == [repr(rows[0].attacks["pgd-ce/linf"])]
+
+
+def test_nothing_is_averaged_or_swept_over_draws_that_are_known(data: Path, tmp_path: Path) -> None:
+    both = prepared(data, tmp_path, knowledge="DW_both")
+    assert {curve.axis for curve in both.plan.curves} == {"budget", "n_star"}
+    assert all("eot=1," in (curve.note or "") for curve in both.plan.curves)
+    attacks = [a for row in both.contenders for a in row.attacks.values() if isinstance(a, Pgd)]
+    assert attacks and {attack.eot for attack in attacks} == {1}
+
+
+def test_the_curves_of_a_fixed_system_tell_the_attack_that_ran(data: Path, tmp_path: Path) -> None:
+    fixed = prepared(data, tmp_path, model=Ear()).plan.curves
+    assert fixed and all("eot=1," in (curve.note or "") for curve in fixed)
+
+
+def test_a_route_is_declared_only_around_a_reverse_process(data: Path, tmp_path: Path) -> None:
+    """Forward noise alone has no network that a gradient could treat as a constant."""
+    for reverse, route in ((True, "network-constant"), (False, "exact")):
+        model = audiopure.defend(Ear(), Purifier(Halver(), n_star=2, reverse=reverse))
+        row = prepared(data, tmp_path, model=model, protocol="paper").contenders[0]
+        build = row.attacks["as-released/linf"]
+        assert isinstance(build, Pgd) and build.route == route
+        planned = {c.key: c.route for c in row.planned.conditions}
+        assert planned["as-released/linf"] == route
 
 
 def test_a_system_without_randomness_has_budget_curves_alone(data: Path) -> None:

@@ -12,6 +12,7 @@ from evaluation_helpers import prepared_plan
 from audiopure.evaluation.card import Card, Gradient
 from audiopure.evaluation.ledger import Outcome
 from audiopure.evaluation.plan import Plan, PlannedCondition, PlannedCurve, PlannedPoint
+from audiopure.evaluation.protocols import UNBOUNDED
 from audiopure.evaluation.sanity import CHANCE, FALLS, GRADIENT, HELPS, ORDER
 from audiopure.evaluation.summary import card
 
@@ -100,11 +101,53 @@ def test_what_could_not_be_looked_for_does_not_pass() -> None:
     assert told["it, square (L∞ ≤ 0.002)"].sentence.startswith("Not run: 4 clips")
     plan = prepared_plan(CLIPS, [condition("clean")], PASSES)
     bare = card(plan, {}, outcomes("clean", [1.0] * CLIPS))
-    assert {check.name for check in bare.checks} == {GRADIENT, FALLS, CHANCE, ORDER}
+    assert {check.name for check in bare.checks} == {GRADIENT, FALLS, CHANCE, HELPS, ORDER}
     assert {check.verdict for check in bare.checks} == {"not run"}
     limited = curve((0.5, [1.0] * CLIPS), (8, [0.0] * CLIPS))
     verdicts = {check.name: check.verdict for check in limited.checks if check.about == "budgets"}
     assert verdicts == {FALLS: "passed", CHANCE: "not run"}
+    single = curve((8, [0.0] * CLIPS))
+    assert {c.name: c.verdict for c in single.checks if c.about == "budgets"}[FALLS] == "not run"
+
+
+def test_budgets_met_by_too_few_clips_do_not_pass() -> None:
+    points = [(0.5, {0: 1.0, 1: 1.0}), (UNBOUNDED, {0: 1.0, 1: 0.0})]
+    result = curve(*points)
+    assert {c.name: c.verdict for c in result.checks if c.about == "budgets"} == {
+        FALLS: "not run",
+        CHANCE: "not run",
+    }
+
+
+def test_a_check_without_evidence_tells_why() -> None:
+    """What is planned and unfinished is not called impossible."""
+    told = {check.name: check.sentence for check in judged([]).checks}
+    assert "no attack that counts takes the exact gradient" in told[HELPS]
+    assert "one budget only" in told[FALLS]
+    unfinished = judged([(condition("pgd-ce/linf"), []), (condition("random/linf"), [])])
+    told = {check.name: check.sentence for check in unfinished.checks}
+    assert "still to be run" in told[HELPS]
+    assert "still to be run" in told[ORDER]
+
+
+@pytest.mark.parametrize("route", ["adjoint", "network-constant"])
+def test_attacks_by_another_route_do_not_pass_as_exact(route: str) -> None:
+    """As the paper's protocol takes them; the audit itself only says that exact gradients are there."""
+    result = judged(
+        [(condition("as-released/linf", route=route), outcomes("as-released/linf", [0.5] * CLIPS))]
+    )
+    (check,) = [check for check in result.checks if check.name == GRADIENT]
+    assert check.verdict == "declared"
+    assert route in check.sentence
+
+
+def test_a_declared_approximation_does_not_pass_as_exact() -> None:
+    plan = prepared_plan(CLIPS, [condition("clean"), condition("pgd-ce/linf")], PASSES)
+    declared = Gradient(
+        verdict="declared", cosine=0.11, sign_agreement=0.6, silent=[], pairwise=None, note=None
+    )
+    result = card(plan, {"system": declared}, [*outcomes("clean", [1.0] * CLIPS), *WHITE[1]])
+    assert [c.verdict for c in result.checks if c.name == GRADIENT] == ["declared"]
 
 
 def test_black_box_stronger_than_white_box_on_the_survivors() -> None:
@@ -138,7 +181,7 @@ def test_an_attack_that_helps() -> None:
     assert "raises accuracy from 20 % to 90 %" in sentence
 
 
-def curve(*shares: tuple[float, Sequence[float]]) -> Card:
+def curve(*shares: tuple[float, Mapping[int, float] | Sequence[float]]) -> Card:
     found = [
         (condition(f"budget-{x:g}/linf"), outcomes(f"budget-{x:g}/linf", values)) for x, values in shares
     ]

@@ -12,7 +12,7 @@
                 gradient is one)
     rows        one for each system: the one evaluated, its controls, its variants (see `Row`)
     curves      accuracy against steps, EOT draws, budget, n_star (see `Curve`)
-    checks      sanity checks with their verdicts: passed, violated, not run (see `Check`)
+    checks      sanity checks with their verdicts: passed, violated, declared, not run (see `Check`)
     flags       what a reader must know: violated sanity checks, broken gradients, missing parts (see `Flag`)
     examples    clips to listen to, the worst first
     clips       one for each clip: its label, and the share of fresh passes that are right in each condition
@@ -195,13 +195,13 @@ class Check(Record):
     Attributes:
         name: what must hold, in words.
         about: the row, attack or curve it was looked for in.
-        verdict: "violated" also stands among the flags.
+        verdict: "violated" also stands among the flags; "declared" says of a gradient that it is not exact.
         sentence: the numbers.
     """
 
     name: str
     about: str
-    verdict: Literal["passed", "violated", "not run"]
+    verdict: Literal["passed", "violated", "declared", "not run"]
     sentence: str
 
 

@@ -223,7 +223,7 @@ class Demo:
                 "audiopure": audiopure.__version__,
                 "python": platform.python_version(),
                 "torch": torch.__version__,
-                "platform": platform.platform(),
+                "platform": f"{platform.system()} {platform.machine()}",
             },
             seconds=round(time.monotonic() - self.started, 1),
             threads=torch.get_num_threads(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import shlex
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+import audiopure
 from audiopure import hub
 from audiopure.attacks import Attack
 from audiopure.attacks.objective import call
@@ -152,8 +154,8 @@ class Evaluation:
         attacker_clips = _attacker_clips(config, system)
         if attacker_clips is None:
             chosen = chosen.without_surrogate()
-        rows, curves = line_up(system, chosen, len(clips.targets))
-        rows = [row.knowing(config.knowledge, config.seed) for row in rows]
+        count = len(clips.targets)
+        rows, curves = line_up(system, chosen, count, knowledge=config.knowledge, seed=config.seed)
         plan = _plan(config, system, chosen, clips, [row.planned for row in rows], curves).model_copy(
             update={
                 "command": config.command if model is None else config.call,
@@ -264,5 +266,16 @@ def machine(device: str, workers: int, threads: int) -> dict[str, Any]:
         "device": device_name(device),
         "workers": workers,
         "threads": threads,
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "source": source(),
     }
+
+
+@cache
+def source() -> str:
+    """The first digits of a hash of audiopure's own modules: which code between two releases it was."""
+    root = Path(audiopure.__file__).parent
+    found = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        found.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return found.hexdigest()[:12]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from torch import nn
 
@@ -43,20 +44,11 @@ class Contender:
         if knowledge == WHITE_BOX or not randomised(self.model):
             return self
         passes = self.planned.passes if knowledge.startswith("semi-") else 1
-        attacks = self.attacks
-        if knowledge == "DW_both":  # nothing random is left to average over
-            attacks = {key: _suited(build, random=False, routed=True) for key, build in attacks.items()}
         conditions = [
-            c.model_copy(
-                update={
-                    "note": _noted(c.note, knowledge),
-                    "attack": repr(build) if isinstance(build := attacks.get(c.key), Attack) else c.attack,
-                }
-            )
-            for c in self.planned.conditions
+            c.model_copy(update={"note": _noted(c.note, knowledge)}) for c in self.planned.conditions
         ]
         planned = self.planned.model_copy(update={"passes": passes, "conditions": conditions})
-        return Contender(planned, model.eval(), judge.eval(), attacks)
+        return Contender(planned, model.eval(), judge.eval(), self.attacks)
 
 
 def _noted(note: str | None, knowledge: str) -> str:
@@ -75,12 +67,45 @@ def randomised(model: nn.Module) -> bool:
     return takes(model, "noise")
 
 
-def line_up(system: System, protocol: Protocol, clips: int) -> tuple[list[Contender], list[PlannedCurve]]:
-    """Rows in the order of the table, and the curves that their conditions draw."""
-    rows = [_contender("system", system.spec, system, system.model, "system", protocol, clips)]
+def line_up(
+    system: System, protocol: Protocol, clips: int, *, knowledge: str = WHITE_BOX, seed: int = 0
+) -> tuple[list[Contender], list[PlannedCurve]]:
+    """Rows in the order of the table, and the curves that their conditions draw.
+
+    Args:
+        clips: that there are.
+        knowledge: a setting of `attacks.knowledge`, under which all rows are attacked.
+        seed: of the draws that the attacker knows.
+    """
+    asked = _Asked(system, protocol, clips, knowledge)
+    rows = [_contender("system", system.spec, system.model, "system", asked)]
     for key, title, model in controls(system):
-        rows.append(_contender(key, title, system, model, "control", protocol, clips))
-    return _with_sweeps(rows, system, protocol, clips)
+        rows.append(_contender(key, title, model, "control", asked))
+    rows, curves = _with_sweeps(rows, asked)
+    return [row.knowing(knowledge, seed) for row in rows], curves
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What was asked for."""
+
+    system: System
+    protocol: Protocol
+    clips: int
+    knowledge: str
+
+    def random(self, model: nn.Module) -> bool:
+        """Whether an attack on a model has anything to average over."""
+        return randomised(model) and self.knowledge != "DW_both"
+
+    def passes(self, model: nn.Module) -> int:
+        return self.protocol.passes if self.random(model) else 1
+
+    def suit(self, attack: Attack, model: nn.Module) -> Attack:
+        """One draw where it would average over nothing, no detour of gradients around nothing."""
+        attack = attack if self.random(model) else for_fixed(attack)
+        reverse = any(purifier.reverse and purifier.n_star > 0 for purifier in _purifiers(model))
+        return attack if reverse or not hasattr(attack, "route") else replace(attack, route="exact")  # type: ignore[call-arg]
 
 
 def controls(system: System) -> list[tuple[str, str, nn.Module]]:
@@ -97,45 +122,31 @@ def controls(system: System) -> list[tuple[str, str, nn.Module]]:
 
 
 def _contender(
-    key: str, title: str, system: System, model: nn.Module, role: str, protocol: Protocol, clips: int
+    key: str, title: str, model: nn.Module, role: Literal["system", "control"], asked: _Asked
 ) -> Contender:
-    if key == "reverse-only":
-        clips = min(clips, REVERSE_CLIPS)
-    stages = [stage for stage in protocol.stages if role == "system" or stage.controls]
-    random, routed = randomised(model), bool(_purifiers(model))
+    clips = min(asked.clips, REVERSE_CLIPS) if key == "reverse-only" else asked.clips
     builds: dict[str, Build] = {}
     conditions = [_clean(clips)]
-    for stage in stages:
+    for stage in (stage for stage in asked.protocol.stages if role == "system" or stage.controls):
         for column, build in stage.attacks.items():
             name = f"{stage.key}/{column}"
-            builds[name] = _suited(build, random=random, routed=routed)
+            builds[name] = _suited(build, model, asked)
             conditions.append(_condition(stage, column, name, builds[name], clips))
     planned = PlannedRow(
         key=key,
         title=title,
-        spec=system.spec if role == "system" else f"{system.spec}: {title}",
-        role=role,  # type: ignore[arg-type]
-        passes=protocol.passes if random else 1,
+        spec=asked.system.spec if role == "system" else f"{asked.system.spec}: {title}",
+        role=role,
+        passes=asked.passes(model),
         conditions=conditions,
     )
     return Contender(planned, model.eval(), model.eval(), builds)
 
 
-def _suited(build: Build, *, random: bool, routed: bool) -> Build:
-    """The attack for a system that draws noise or not, and has purifiers to route gradients through or not.
-
-    One draw wherever it would average over nothing; no detour of gradients where there is none.
-    """
+def _suited(build: Build, model: nn.Module, asked: _Asked) -> Build:
     if not isinstance(build, Attack):
-        return lambda context: _suit(build(context), random=random, routed=routed)
-    return _suit(build, random=random, routed=routed)
-
-
-def _suit(attack: Attack, *, random: bool, routed: bool) -> Attack:
-    attack = attack if random else for_fixed(attack)
-    if routed or not hasattr(attack, "route"):
-        return attack
-    return replace(attack, route="exact")  # type: ignore[call-arg]
+        return lambda context: asked.suit(build(context), model)
+    return asked.suit(build, model)
 
 
 def _purifiers(model: nn.Module) -> list[Purifier]:
@@ -173,47 +184,49 @@ def _condition(stage: Stage, column: str, name: str, build: Build, clips: int) -
     )
 
 
-def _with_sweeps(
-    rows: list[Contender], system: System, protocol: Protocol, clips: int
-) -> tuple[list[Contender], list[PlannedCurve]]:
+def _with_sweeps(rows: list[Contender], asked: _Asked) -> tuple[list[Contender], list[PlannedCurve]]:
     first, *others = rows
     variants: dict[str, Contender] = {}
     curves = []
-    for sweep in (sweep for sweep in protocol.sweeps if _applies(sweep, system.model)):
+    for sweep in (sweep for sweep in asked.protocol.sweeps if _applies(sweep, asked)):
         for column, attack in sweep.attacks.items():
-            count, points = min(clips, sweep.clips), []
+            count, points = min(asked.clips, sweep.clips), []
             for value in sweep.values:
                 n_star = value if sweep.axis == "n_star" else sweep.n_star
                 row = "system" if n_star is None else f"n_star={n_star:g}"
                 if n_star is not None and row not in variants:
-                    variants[row] = _variant(system, n_star, protocol)
+                    variants[row] = _variant(n_star, asked)
                 name = f"{sweep.axis}-{value:g}/{column}"
                 title = TITLES[sweep.axis].format(value)
-                built = _changed(attack, sweep.axis, value)
+                found = first if n_star is None else variants[row]
+                suited = asked.suit(_changed(attack, sweep.axis, value), found.model)
+                found = _added(found, name, title, column, suited, count)
                 if n_star is None:
-                    first = _added(first, name, title, column, built, count)
+                    first = found
                 else:
-                    variants[row] = _added(variants[row], name, title, column, built, count)
+                    variants[row] = found
                 points.append(PlannedPoint(x=value, row=row, condition=name))
+            drawn = "system" if sweep.n_star is None else f"n_star={sweep.n_star:g}"
             at = "" if sweep.n_star is None else f"n* = {sweep.n_star:g}, "
+            model = variants[drawn].model if drawn in variants else first.model
             curves.append(
                 PlannedCurve(
                     axis=sweep.axis,  # type: ignore[arg-type]
                     title=f"{at}{NORMS[column]}: {AXES[sweep.axis]}",
-                    row="system" if sweep.n_star is None else f"n_star={sweep.n_star:g}",
+                    row=drawn,
                     column=column,
                     points=points,
-                    note=f"{count} clips, {attack!r}",
+                    note=f"{count} clips, {asked.suit(attack, model)!r}",
                 )
             )
     return [first, *others, *variants.values()], curves
 
 
-def _applies(sweep: Sweep, model: nn.Module) -> bool:
+def _applies(sweep: Sweep, asked: _Asked) -> bool:
     """Draws are swept where something is random, n* where a purifier has one; budgets always."""
     if sweep.axis == "n_star" or sweep.n_star is not None:
-        return any(purifier.n_star > 0 for purifier in _purifiers(model))
-    return sweep.axis != "eot" or randomised(model)
+        return any(purifier.n_star > 0 for purifier in _purifiers(asked.system.model))
+    return sweep.axis != "eot" or asked.random(asked.system.model)
 
 
 AXES = {"budget": "multiple of the budget", "eot": "EOT draws", "n_star": "n*"}
@@ -228,21 +241,20 @@ def _changed(attack: Pgd, axis: str, value: float) -> Pgd:
     return replace(attack, eps=attack.eps * value, step_size=attack.eps * value / 2)
 
 
-def _variant(system: System, n_star: float, protocol: Protocol) -> Contender:
-    model = with_purifiers(system.model, lambda p: p.replace(n_star=n_star))
+def _variant(n_star: float, asked: _Asked) -> Contender:
+    model = with_purifiers(asked.system.model, lambda p: p.replace(n_star=n_star))
     planned = PlannedRow(
         key=f"n_star={n_star:g}",
         title=f"n* = {n_star:g}",
-        spec=f"{system.spec}: n* = {n_star:g}",
+        spec=f"{asked.system.spec}: n* = {n_star:g}",
         role="variant",
-        passes=protocol.passes if randomised(model) else 1,
+        passes=asked.passes(model),
         conditions=[_clean(0)],
     )
     return Contender(planned, model.eval(), model.eval(), {})
 
 
 def _added(row: Contender, name: str, title: str, column: str, attack: Attack, clips: int) -> Contender:
-    attack = _suit(attack, random=randomised(row.model), routed=bool(_purifiers(row.model)))
     stage = Stage(name, title, {column: attack}, counts=False, clips=clips)
     planned = row.planned
     conditions = [

@@ -8,7 +8,7 @@ from itertools import combinations
 from audiopure.evaluation.card import Card, Check, Condition, Curve, Flag, Proportion, Row
 from audiopure.evaluation.compare import paired_interval
 from audiopure.evaluation.ledger import Table
-from audiopure.evaluation.plan import Plan
+from audiopure.evaluation.plan import Plan, PlannedCondition
 from audiopure.evaluation.protocols import UNBOUNDED
 
 BLACK_BOX = ("square", "fakebob", "nes", "spsa", "siren", "transfer")
@@ -26,14 +26,27 @@ def checks(card: Card, plan: Plan, table: Table) -> list[Check]:
     budgets = [curve for curve in card.curves if curve.axis == "budget"]
     found += [check for curve in budgets for check in _budget(curve, chance=1 / len(plan.labels))]
     if not budgets:
-        found += [_not_run(name, "budgets", "the protocol tries one budget only") for name in (FALLS, CHANCE)]
+        why = _why_none(
+            any(curve.axis == "budget" for curve in plan.curves), "the protocol tries one budget only"
+        )
+        found += [_not_run(name, "budgets", why) for name in (FALLS, CHANCE)]
     targets = {clip.id: clip.target for clip in plan.clips}
     for row in card.rows:
         found += _helped(row)
         found += _order(row, table, targets)
+    exact = any(_exact(c) for row in plan.rows for c in row.conditions)
+    weak = any(_weak(c) for row in plan.rows for c in row.conditions)
+    if not any(check.name == HELPS for check in found):
+        why = _why_none(exact, "no attack that counts takes the exact gradient")
+        found.append(_not_run(HELPS, "attacks by exact gradients", why))
     if not any(check.name == ORDER for check in found):
-        found.append(_not_run(ORDER, "attacks without gradients", "the protocol has none beside others"))
+        why = _why_none(exact and weak, "the protocol has no such attack beside one by exact gradients")
+        found.append(_not_run(ORDER, "attacks without gradients", why))
     return found
+
+
+def _why_none(planned: bool, otherwise: str) -> str:
+    return "what it needs is still to be run" if planned else otherwise
 
 
 def flags(card: Card, plan: Plan, table: Table) -> list[Flag]:
@@ -65,13 +78,26 @@ def _gradient(row: Row) -> Check:
             "about it."
         )
         return _check(GRADIENT, row.title, True, sentence)
-    how = "A declared approximation" if row.gradient.verdict == "declared" else "Exact"
-    return _check(GRADIENT, row.title, False, f"{how}: cosine {cosine} with finite differences.")
+    if row.gradient.verdict == "declared":
+        sentence = f"A declared approximation: cosine {cosine} with finite differences."
+        return Check(name=GRADIENT, about=row.title, verdict="declared", sentence=sentence)
+    detours = dict.fromkeys(c.route for c in row.conditions if c.counts and c.route not in ("exact", "none"))
+    if detours:
+        sentence = (
+            f"The exact gradient was audited (cosine {cosine} with finite differences); attacks that count "
+            f"take another, by {', '.join(f'“{route}”' for route in detours)}."
+        )
+        return Check(name=GRADIENT, about=row.title, verdict="declared", sentence=sentence)
+    return _check(GRADIENT, row.title, False, f"Exact: cosine {cosine} with finite differences.")
 
 
 def _budget(curve: Curve, chance: float) -> Iterator[Check]:
     """Accuracy falls with the budget, and is at most chance where any waveform is allowed."""
-    points = sorted(curve.points, key=lambda point: point.x)
+    points = sorted((point for point in curve.points if point.y.n >= LEAST), key=lambda point: point.x)
+    if not points:
+        why = f"fewer than {LEAST} clips say nothing"
+        yield from (_not_run(name, curve.title, why) for name in (FALLS, CHANCE))
+        return
     rises = [(a, b) for a, b in combinations(points, 2) if b.y.low > a.y.high]
     for smaller, larger in rises:
         sentence = (
@@ -79,7 +105,9 @@ def _budget(curve: Curve, chance: float) -> Iterator[Check]:
             f"{_share(larger.y)} at {larger.x:g}, beyond the intervals."
         )
         yield _check(FALLS, curve.title, True, sentence)
-    if not rises:
+    if len(points) < 2:
+        yield _not_run(FALLS, curve.title, "one budget has nothing to fall from")
+    elif not rises:
         seen = ", ".join(f"{_share(point.y)} at {point.x:g}" for point in points)
         yield _check(FALLS, curve.title, False, f"{seen}.")
     last = points[-1]
@@ -100,7 +128,7 @@ def _budget(curve: Curve, chance: float) -> Iterator[Check]:
 def _helped(row: Row) -> Iterator[Check]:
     """No attack by exact gradients makes a system better than without one."""
     for condition in row.conditions:
-        if not condition.counts or condition.route != "exact":
+        if not _exact(condition):
             continue
         clean, attacked = condition.clean.average, condition.attacked.average
         about = f"{row.title}, {condition.title} ({condition.budget})"
@@ -119,10 +147,8 @@ def _helped(row: Row) -> Iterator[Check]:
 def _order(row: Row, table: Table, targets: Mapping[str, int]) -> Iterator[Check]:
     """Neither an attack without gradients nor random noise does more than the best with, clip by clip."""
     attacks = [condition for condition in row.conditions if condition.attack is not None]
-    white = [c for c in attacks if c.counts and not _blind(c) and c.route == "exact"]
-    for weak in attacks:
-        if not _blind(weak) and weak.key.partition("/")[0] != "random":
-            continue
+    white = [c for c in attacks if _exact(c) and not _blind(c)]
+    for weak in filter(_weak, attacks):
         one = table.get((row.key, weak.key), {})
         others = [table.get((row.key, c.key), {}) for c in white if c.column == weak.column]
         if not others:
@@ -150,7 +176,16 @@ def _order(row: Row, table: Table, targets: Mapping[str, int]) -> Iterator[Check
             yield _check(ORDER, about, False, sentence)
 
 
-def _blind(condition: Condition) -> bool:
+def _exact(condition: Condition | PlannedCondition) -> bool:
+    """Whether an attack counts and takes the exact gradient."""
+    return condition.counts and condition.route == "exact"
+
+
+def _weak(condition: Condition | PlannedCondition) -> bool:
+    return _blind(condition) or condition.key.partition("/")[0] == "random"
+
+
+def _blind(condition: Condition | PlannedCondition) -> bool:
     return condition.key.partition("/")[0] in BLACK_BOX
 
 
