@@ -63,9 +63,14 @@ class Fakebob(SignDescent):
         return self.confidence - loss
 
     @property
+    def confirmations(self) -> int | None:
+        """Fresh draws that confirm a success, None where it is not confirmed."""
+        return None if self.selection == 1 else self.selection
+
+    @property
     def cost(self) -> Cost:
-        """Without confirmations, of which there are few where the attack works or does not."""
-        return Cost(0, self.climbing(self.eot).forwards + 2 * (self.selection or self.eot))
+        climbing = self.climbing(self.eot, self.confirmations)
+        return Cost(0, climbing.forwards + 2 * (self.selection or self.eot))
 
     def __call__(
         self,
@@ -79,8 +84,7 @@ class Fakebob(SignDescent):
     ) -> AttackResult:
         ball = self._ball(waveform, labels, lengths)
         objective = Objective(model, labels, self.loss, self.targeted, lengths, self.max_rows)
-        confirmations = self.selection if self.selection != 1 else None
-        descent = Descent(self, objective, ball, noise.fresh(0), self.eot, confirmations)
+        descent = Descent(self, objective, ball, noise.fresh(0), self.eot, self.confirmations)
         descent.run(progress)
         candidates, passes = [descent.best, descent.x], self.selection or self.eot
         return choose(objective, ball, [descent.climb], candidates, noise.fresh(1), passes, self.bits)

@@ -76,9 +76,12 @@ class SignDescent(Attack):
     def minimised(self, loss: Tensor) -> Tensor:
         """The cost: what the loop believes to minimise, from the loss; a clip leaves once it is below 0."""
 
-    def climbing(self, eot: int) -> Cost:
-        """What the loop spends on a clip that never leaves, with `eot` draws for each iterate."""
-        return Cost(0, self.steps * (self.samples + eot) + eot)
+    def climbing(self, eot: int, confirmations: int | None = None) -> Cost:
+        """What the loop spends on a clip that never leaves though each look finds it worth confirming.
+
+        Args: as of `Descent`.
+        """
+        return Cost(0, self.steps * self.samples + (self.steps + 1) * (eot + (confirmations or 0)))
 
 
 class Plateau:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from audiopure.errors import InputError
 from audiopure.noise import SeededNoise
 
 CHUNK = 100
+CHUNKS = 2**28  # of one purpose
 Purpose = Literal["select", "estimate", "predict", "pilot"]
 
 
@@ -52,9 +53,22 @@ class Draws:
         """Randomness of the base classifier itself: one item for each draw."""
         return SeededNoise(self._seed("base")).for_items(range(first, first + count))
 
+    def chunk_seed(self, number: int, device: torch.device | str = "cpu") -> int:
+        """The seed of a chunk's generator. Raises InputError for a number of 2**28 or more."""
+        if not 0 <= number < CHUNKS:
+            raise InputError(f"draws come in at most {CHUNKS:,} chunks, got the number {number:,}")
+        if torch.device(device).type != "cpu":
+            return self._seed(str(number)) & (2**63 - 1)
+        # torch's CPU generator keeps 32 bits of a seed, so that chunks of a clip might get the same noise if
+        # each had a hash for its seed. Instead the clip has one, from which its chunks count on, each purpose
+        # in a range of its own. CPU generators with longer seeds (numpy's Philox) take three times as long.
+        name = f"{self.seed}/{self.item}".encode()
+        begin = int.from_bytes(hashlib.blake2b(name, digest_size=4).digest(), "little")
+        return (begin + get_args(Purpose).index(self.purpose) * CHUNKS + number) % 2**32
+
     def _chunk(self, number: int, shape: tuple[int, ...], device: torch.device | str) -> Tensor:
         generator = torch.Generator(device=device)
-        generator.manual_seed(self._seed(str(number)) & (2**63 - 1))
+        generator.manual_seed(self.chunk_seed(number, device))
         return torch.randn((CHUNK, *shape), generator=generator, device=device)
 
     def _seed(self, part: str) -> int:

@@ -68,6 +68,8 @@ def attack(
     """
     options = {"norm": norm, "eps": eps, "steps": steps, "eot": eot}
     given = _settings(settings or [], {k: v for k, v in options.items() if v is not None})
+    if resume and report is not None:
+        raise InputError("--json reports on all files, and --resume leaves some of them out; choose one.")
     jobs = _jobs(inputs, output, overwrite, resume)
     if not jobs:
         say("Every result is there already.")
@@ -207,19 +209,20 @@ class _Run:
         return file_record(str(job.source), target, recording, outcome, wanted)
 
     def _write(self, job: Job, clean: torch.Tensor, adversarial: torch.Tensor) -> None:
-        """Write the attacked file, read it again, and see that it keeps the budget."""
+        """Write the attacked file, read it again, and put it in place if it keeps the budget."""
         from audiopure import audio
         from audiopure.evaluation.attack_file import check_budget
+        from audiopure.evaluation.workplace import whole
 
         assert job.target is not None
         if job.makes_folder:
             job.target.parent.mkdir(parents=True, exist_ok=True)
-        audio.write(job.target, adversarial, self.victim.sample_rate, "PCM_16")
-        try:
-            check_budget(self.build, clean, audio.read(job.target)[0][0])
-        except InputError as error:
-            job.target.unlink()
-            raise InputError(f"{job.target}: was removed, as read back from the disk {error}.") from error
+        with whole(job.target) as part:
+            audio.write(part, adversarial, self.victim.sample_rate, "PCM_16")
+            try:
+                check_budget(self.build, clean, audio.read(part)[0][0])
+            except InputError as error:
+                raise InputError(f"{job.target}: was not kept: read back from the disk, {error}.") from error
 
 
 @dataclass

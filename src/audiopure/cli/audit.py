@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ import typer
 
 from audiopure.cli.console import say
 from audiopure.cli.device import Seed, Threads, prepare
+from audiopure.cli.output import write_text
 from audiopure.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,9 +46,7 @@ def audit(
     report = _run(load_system(system), data, clips, seed, route)
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
-        partial = json.with_name(f"{json.name}.part")
-        partial.write_text(report.model_dump_json(by_alias=True, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, json)
+        write_text(json, report.model_dump_json(by_alias=True, indent=1) + "\n")
     _show(report, system)
     if not report.passed:
         raise typer.Exit(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 
 from audiopure.cli.console import duration, progress, say
 from audiopure.cli.device import Seed, Threads, prepare
+from audiopure.cli.output import write_text
 from audiopure.errors import InputError
 
 if TYPE_CHECKING:
@@ -108,9 +108,7 @@ def _write(work: Demo, results: DemoResults, folder: Path) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        partial = folder / f"{name}.part"
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, folder / name)
+        write_text(folder / name, text)
 
 
 def _show(results: DemoResults, folder: Path) -> None:

@@ -40,7 +40,8 @@ def plan(
     "-" is standard input, and as an output standard output, the default for it.
 
     Raises InputError for an input that does not exist, a missing or unfit output, two inputs with one target,
-    an output folder inside an input folder, and a target that exists already unless `overwrite` or `resume`.
+    an output folder inside an input folder, a target that exists already unless `overwrite` or `resume`, and
+    to `resume` what would go back to its own source.
     """
     if overwrite and resume:
         raise InputError("--overwrite replaces what --resume would keep; choose one.")
@@ -103,12 +104,22 @@ def _renamed(path: Path, suffixes: Mapping[str, str]) -> Path:
     return path.with_suffix(suffixes.get(path.suffix.lower(), path.suffix))
 
 
+def _in_place(job: Job) -> bool:
+    """Whether the result would replace its source."""
+    if job.source is None or job.target is None:
+        return False
+    return job.target.exists() and job.target.samefile(job.source)
+
+
 def _checked(jobs: list[Job], overwrite: bool, resume: bool) -> list[Job]:
     targets = [job.target for job in jobs if job.target is not None]
     doubled = next((target for i, target in enumerate(targets) if target in targets[:i]), None)
     if doubled is not None:
         raise InputError(f"{doubled}: two of the inputs would be written there.")
     if resume:
+        own = next((job.target for job in jobs if _in_place(job)), None)
+        if own is not None:
+            raise InputError(f"{own}: is an input; --resume would take it for its own result.")
         return [job for job in jobs if job.target is None or not job.target.exists()]
     existing = [target for target in targets if target.exists()]
     if existing and not overwrite:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from audiopure.errors import InputError
+from audiopure.evaluation.workplace import write as write_text
+
+__all__ = ["check_output", "write_text"]
 
 
 def check_output(path: Path | None, overwrite: bool) -> None:
@@ -16,13 +18,3 @@ def check_output(path: Path | None, overwrite: bool) -> None:
         raise InputError(f"{path}: is not a file in a folder that exists.")
     if path.exists() and not overwrite:
         raise InputError(f"{path}: exists already; --overwrite replaces it.")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
 """Paired comparison of two evaluations, clip by clip.
 
 A clip's share is the share of its fresh passes that are right; under attack, that of the counting attack that
-leaves it least, of those that both systems met: one that met more of them would look weaker for it. Clips are
-the units: passes of a clip never count as further evidence.
+leaves it least, of those that both systems met with it: one that met more of them would look weaker for it.
+Clips are the units: passes of a clip never count as further evidence.
 
 `p`: exact two-sided sign-flip test of the difference of average accuracy. If both systems were equal, each
 clip's difference would be as likely as its negative; p is the share of all 2^n choices of signs whose sum is
@@ -18,7 +18,7 @@ several tests; nothing corrects for their number.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from pydantic import computed_field
@@ -30,6 +30,8 @@ from audiopure.evaluation.unlike import unlike
 CLEAN = "clean"
 LEVEL = 0.05
 Z = 1.959964  # standard normal quantile of 97.5 %
+
+Shares = Mapping[str, Mapping[str, float]]  # clip -> condition -> share of its passes that are right
 
 
 class Difference(Record):
@@ -101,27 +103,38 @@ def compare(a: Card, b: Card, *, row_a: str | None = None, row_b: str | None = N
     differences = []
     for column, budget in _budgets(first, second).items():
         both = _keys(first, column) & _keys(second, column)
-        one, other = shares(a, first, both), shares(b, second, both)
-        common = [clip for clip in one if clip in other]
-        if common:
+        pairs = paired(met(a, first, both), met(b, second, both))
+        if pairs:
             passes = math.lcm(_passes(first, column), _passes(second, column))
-            values = [one[c] for c in common], [other[c] for c in common]
-            differences.append(_difference(column, budget, sorted(both), *values, passes))
+            one, other = (list(shares) for shares in zip(*pairs, strict=True))
+            differences.append(_difference(column, budget, sorted(both), one, other, passes))
     if not differences:
         raise InputError("the two evaluations have no clip in common.")
     notes = [*_notes(a, b), *_alone(first, second), *unlike(first, second)]
     return Comparison(a=first.title, b=second.title, differences=differences, notes=notes)
 
 
-def shares(card: Card, row: Row, keys: Iterable[str]) -> dict[str, float]:
-    """Clip -> the share of its passes that are right under the worst of these conditions."""
-    keys, found = list(keys), {}
-    for clip in card.clips:
-        right = clip.right.get(row.key, {})
-        values = [right[key] for key in keys if key in right]
-        if values:
-            found[clip.id] = min(values)
-    return found
+def met(card: Card, row: Row, keys: Collection[str]) -> dict[str, dict[str, float]]:
+    """Clip -> condition -> the share of its passes that are right, for those of these conditions it met."""
+    rights = {clip.id: clip.right.get(row.key, {}) for clip in card.clips}
+    return {clip: {key: right[key] for key in keys if key in right} for clip, right in rights.items()}
+
+
+def paired(a: Shares, b: Shares) -> list[tuple[float, float]]:
+    """The shares of each clip that has any condition in both, under the worst that counts for it.
+
+    What only one of them met does not count, unless the other had nothing left to lose: a clip that fell in
+    all passes meets no later attack on survivors.
+    """
+    pairs = []
+    for clip, one in a.items():
+        other = b.get(clip, {})
+        common = one.keys() & other.keys()
+        if not common:
+            continue
+        x, y = (min(side[key] for key in common) for side in (one, other))
+        pairs.append((x if y else min(one.values()), y if x else min(other.values())))
+    return pairs
 
 
 def sign_flip(differences: Sequence[int]) -> float:

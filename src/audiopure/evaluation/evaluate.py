@@ -77,7 +77,9 @@ def evaluate(
         work = Evaluation.prepare(config, folder, model=model, workers=workers, threads=threads)
         clips, say = work.clips.targets, progress or (lambda sentence: None)
         if progress is not None:
-            minutes = running.total(work, running.estimate(work), workers) / 60
+            with running.using_threads(threads):
+                seconds = running.estimate(work)
+            minutes = running.total(work, seconds, workers) / 60
             say(f"{len(clips)} clips, protocol {protocol}: about {max(minutes, 1):.0f} min of attacks")
         gradients = begin(work, allow_broken=allow_broken_gradient, progress=say)
         say("attacking")
@@ -157,14 +159,15 @@ def merge(folders: Sequence[Path], output: Path) -> Card:
         source = next((f / example.audio for f in folders if (f / example.audio).is_file()), None)
         if source is not None:
             (output / example.audio).parent.mkdir(parents=True, exist_ok=True)
-            (output / example.audio).write_bytes(source.read_bytes())
+            with workplace.whole(output / example.audio) as partial:
+                partial.write_bytes(source.read_bytes())
     write_report(result, output)
     return result
 
 
 def _purified_in(folders: Sequence[Path], examples: Sequence[Example]) -> list[Example]:
     """The purified versions of examples that the shards' reports hold."""
-    wanted = {(example.clip, example.condition + PURIFIED) for example in examples}
+    wanted = dict.fromkeys((example.clip, example.condition + PURIFIED) for example in examples)
     found: dict[tuple[str, str], Example] = {}
     for folder in folders:
         with suppress(OSError, ValidationError):  # a shard that was cut off has no report

@@ -105,7 +105,8 @@ def violations(card: Card) -> int:
 def checks_sentence(card: Card) -> str:
     """How many sanity checks came to which verdict."""
     count = Counter(check.verdict for check in card.checks)
-    told = [f"{count[verdict]} {verdict}" for verdict in ("passed", "violated", "declared", "not run")]
+    named = ("passed", "violated", *(["declared"] if count["declared"] else []), "not run")
+    told = [f"{count[verdict]} {verdict}" for verdict in named]
     return f"Sanity checks: {', '.join(told)}."
 
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 from audiopure.evaluation.card import Row
 
+# `lineup` writes this into the notes of a row's conditions; nothing else on a card tells it
+KNOWLEDGE = re.compile(r"The attacker's knowledge of the noise: (\S+)\.")
+
 
 def unlike(a: Row, b: Row) -> Iterator[str]:
-    """What was not attacked alike: attacks that only one row met, and such as had other settings."""
+    """What was not attacked alike: by whom, attacks that only one row met, and such as had other settings."""
+    if _knowledge(a) != _knowledge(b):
+        yield f"The attacker's knowledge of the noise is {_knowledge(a)} for a and {_knowledge(b)} for b."
     mine, theirs = ({c.key: c for c in row.conditions if c.counts} for row in (a, b))
     for name, one, other in (("a", mine, theirs), ("b", theirs, mine)):
         lone = [
@@ -24,6 +30,12 @@ def unlike(a: Row, b: Row) -> Iterator[str]:
             found.setdefault(what, []).append(key)
     for what, keys in found.items():
         yield f"{', '.join(keys)}: {what}."
+
+
+def _knowledge(row: Row) -> str:
+    """A name in `attacks.knowledge`."""
+    found = (KNOWLEDGE.search(condition.note or "") for condition in row.conditions)
+    return next((match[1] for match in found if match), "white-box")
 
 
 def _difference_of(one: str, other: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
@@ -23,11 +24,21 @@ class Planned(Protocol):
         ...
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A file beside `path`, of the same extension, that takes its place if what is done here succeeds."""
+    partial = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write(path: Path, text: str) -> None:
     """Write a file, whole or not at all."""
-    partial = path.with_name(f"{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def stored(folder: Path, kind: type[P]) -> P | None:
