@@ -11,7 +11,12 @@ from torch import Tensor, nn
 
 import audiopure
 from audiopure import InputError, hub
+from audiopure.certification.bases import OneShot
 from audiopure.data.synthetic import write_dataset
+from audiopure.evaluation.certified.settings import CertifySettings
+from audiopure.evaluation.certified.settings import smoothed as smoothed_classifier
+from audiopure.level import SpeechLevel, denoised
+from audiopure.systems import load_system
 from audiopure.training.smoothed import SmoothedConfig, SmoothedRecipe
 from audiopure.training.stability import StabilityConfig, StabilityRecipe
 
@@ -82,6 +87,19 @@ def test_the_mean_answers_entropy_counts(root: Path) -> None:
     assert with_ - without == pytest.approx(1.5 * entropy, rel=1e-5)
 
 
+def test_the_recogniser_hears_what_the_certificate_lets_it_hear(root: Path) -> None:
+    """Whatever the level: the shipped system's one-shot denoising, clip by clip at its own sigma."""
+    recipe, system = smoothed(root, denoiser="small"), load_system("small+digits")
+    wave, _, _ = recipe.batch(0)
+    wave, sigma = wave[:2] * torch.tensor([[0.1], [3.0]]), torch.tensor([0.02, 0.3])
+    heard = recipe._heard(wave, sigma)
+    for k in range(2):
+        settings = CertifySettings(system="small+digits", sigma=float(sigma[k]))
+        base = smoothed_classifier(settings, system).base
+        assert isinstance(base, OneShot)
+        torch.testing.assert_close(heard[k : k + 1], base.denoise(wave[k : k + 1]), rtol=1e-4, atol=1e-5)
+
+
 def test_a_recogniser_goes_on_from_given_weights_and_hears_the_denoiser(root: Path) -> None:
     recipe = smoothed(root, initial="digits", denoiser="small")
     network, known = recipe.build(), audiopure.load_recogniser()
@@ -95,7 +113,7 @@ def test_a_recogniser_goes_on_from_given_weights_and_hears_the_denoiser(root: Pa
 
     noisy, sigma, targets = recipe.batch(0)
     recipe.loss(Listens(torch.zeros(8, 10)), (noisy, sigma, targets))
-    expected = hub.load("small")(noisy, sigma)
+    expected = denoised(hub.load("small"), noisy, sigma, SpeechLevel())
     torch.testing.assert_close(heard[0], expected, rtol=1e-3, atol=1e-3)
     scores = recipe.validate(known)
     assert set(scores) == {"score", "accuracy_0.05", "accuracy_0.1", "accuracy_0.25", "accuracy_0.5"}

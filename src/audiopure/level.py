@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from audiopure.diffusion.denoiser import Denoiser
+
 FRAME = 512  # samples, 32 ms
 
 
@@ -18,7 +20,7 @@ FRAME = 512  # samples, 32 ms
 class FixedLevel:
     """The paper's way: the clip as it is."""
 
-    def energy(self, x: Tensor, floor: float = 0.0) -> Tensor | None:
+    def energy(self, x: Tensor, floor: float | Tensor = 0.0) -> Tensor | None:
         return None
 
     def gain(self, energy: Tensor | None) -> Tensor | None:
@@ -41,14 +43,14 @@ class SpeechLevel:
     minimum: float = 0.5
     maximum: float = 4.0
 
-    def energy(self, x: Tensor, floor: float = 0.0) -> Tensor:
+    def energy(self, x: Tensor, floor: float | Tensor = 0.0) -> Tensor:
         """Sums (sum e^2, sum e) over whole frames counted from the clip's start. Shape: (B, T) -> (B, 2).
 
-        `floor` is the power of noise that is known to lie in every frame, which does not count.
+        `floor`, one or (B, 1), is the power of noise known to lie in every frame, which does not count.
         """
         x = torch.nn.functional.pad(x, (0, -x.shape[-1] % FRAME))
         frames = x.unflatten(-1, (-1, FRAME)).square().mean(-1)
-        if floor > 0:
+        if isinstance(floor, Tensor) or floor > 0:
             frames = (frames - floor).relu()
         return torch.stack([frames.square().sum(-1), frames.sum(-1)], dim=-1)
 
@@ -60,3 +62,21 @@ class SpeechLevel:
 
 
 Level = FixedLevel | SpeechLevel
+
+
+def denoised(denoiser: Denoiser, noisy: Tensor, sigma: float | Tensor, level: Level) -> Tensor:
+    """What a denoiser leaves of noisy clips, brought to a level for it with their noise, and restored.
+
+    The gain is what the policy would have for the speech alone: the noise adds sigma^2 to the energy of every
+    frame on average, which the estimate subtracts.
+
+    Args:
+        sigma: standard deviation of the noise, one or (B,).
+
+    Shape: (B, T) -> (B, T).
+    """
+    if isinstance(level, FixedLevel):
+        return denoiser(noisy, sigma)
+    each = sigma[:, None] if isinstance(sigma, Tensor) else sigma
+    gain = level.gain(level.energy(noisy, floor=each**2))
+    return denoiser(noisy * gain, (each * gain)[:, 0]) / gain

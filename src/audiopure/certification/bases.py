@@ -20,7 +20,7 @@ from audiopure.diffusion.gradient import Full
 from audiopure.diffusion.samplers import FewShot
 from audiopure.diffusion.schedule import NoiseSchedule
 from audiopure.errors import InputError
-from audiopure.level import FixedLevel, Level
+from audiopure.level import FixedLevel, Level, denoised
 from audiopure.noise import NoiseSource
 
 
@@ -58,10 +58,7 @@ class OneShot(nn.Module):
 
     def denoise(self, noisy: Tensor) -> Tensor:
         """Shape: (n, T) -> (n, T)."""
-        gain = speech_gain(noisy, self.sigma, self.level)
-        if gain is None:
-            return self.denoiser(noisy, self.sigma)
-        return self.denoiser(noisy * gain, self.sigma * gain[:, 0]) / gain
+        return denoised(self.denoiser, noisy, self.sigma, self.level)
 
 
 class MultiStep(nn.Module):
@@ -141,13 +138,3 @@ def _votes(scores: Iterable[Tensor], dtype: torch.dtype) -> Tensor:
     """How often each label has the highest score. Shape: (n, C) each -> (n, C)."""
     counts = [torch.nn.functional.one_hot(each.argmax(1), each.shape[1]) for each in scores]
     return torch.stack(counts).sum(0).to(dtype)
-
-
-def speech_gain(noisy: Tensor, sigma: float, level: Level) -> Tensor | None:
-    """Gain of each noisy clip as a level policy would have it for the speech alone. Shape: (n, T) -> (n, 1).
-
-    The noise adds sigma^2 to the energy of every frame on average, which the estimate subtracts.
-    """
-    if isinstance(level, FixedLevel):
-        return None
-    return level.gain(level.energy(noisy, floor=sigma**2))

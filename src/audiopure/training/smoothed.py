@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from audiopure import hub
 from audiopure.errors import InputError
+from audiopure.level import SpeechLevel, denoised
 from audiopure.training import noisy
 from audiopure.training.recogniser import PlainConfig, RecogniserRecipe
 
@@ -87,5 +88,5 @@ class SmoothedRecipe(RecogniserRecipe):
     def _heard(self, wave: Tensor, sigma: Tensor) -> Tensor:
         if self.denoiser is None:
             return wave
-        with torch.no_grad():
-            return self.denoiser.to(wave.device)(wave, sigma)
+        with torch.no_grad():  # at the level that the certificate's one-shot denoising uses
+            return denoised(self.denoiser.to(wave.device), wave, sigma, SpeechLevel())  # type: ignore[arg-type]
