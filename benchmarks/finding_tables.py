@@ -10,6 +10,7 @@ from audiopure.evaluation.compare import paired_interval, points
 from audiopure.evaluation.reproduce import budget_tables
 from audiopure.evaluation.reproduce.reading import (
     BUDGETS,
+    NORMS,
     NOT_RUN,
     brief,
     clean,
@@ -44,7 +45,9 @@ def standard(_: object) -> str:
         cells = [readings(clean(row))]
         cells += [readings(headline(row, column)) for column in (*BUDGETS, "gain")]
         body.append([TITLES[name.removeprefix("standard-")], *cells])
-    return _with_notes(["defence", "clean", *BUDGETS.values(), "equaliser, 6 dB"], body, found)
+    met = {gain.average.n for card in found.values() if (gain := headline(card.rows[0], "gain"))}
+    equaliser = f"equaliser, 6 dB ({'/'.join(map(str, sorted(met)))} clips)"
+    return _with_notes(["defence", "clean", *BUDGETS.values(), equaliser], body, found)
 
 
 def paper(_: object) -> str:
@@ -76,8 +79,10 @@ def quick(_: object) -> str:
             else:
                 continue
             cells = [readings(clean(row)), *(readings(headline(row, column)) for column in BUDGETS)]
-            body.append([title, *cells])
-    return _with_notes(["system", "clean", *BUDGETS.values()], body, found)
+            gains = [over_noise(card, column) if row.key == "system" else "" for column in BUDGETS]
+            body.append([title, *cells, *gains])
+    gains = [f"over its noise alone, {NORMS[column]}" for column in BUDGETS]
+    return _with_notes(["system", "clean", *BUDGETS.values(), *gains], body, found)
 
 
 def grid(_: object) -> str:
@@ -102,9 +107,9 @@ def costs(_: object) -> str:
             body.append([f"`{protocol}`", str(card.data.clips), *facts, str(card.machine["device"])])
     heads = ["protocol", "clips", "core hours", "on 2 cores", "passes", "machine"]
     note = (
-        "For `small+digits`; the attacks and their scoring. Loading, audits and the report add about a "
-        "minute, the surrogate of `standard` five. On a GPU: not measured yet; `evaluate` says its "
-        "estimate before it starts."
+        "For `small+digits`: the time of attacks and fresh passes. What is not counted: loading, gradient "
+        "audits, the distances of each result (its masking threshold, STOI, PESQ), the surrogate of "
+        "`standard`, the report. Not measured on a GPU; `evaluate` says its estimate before it starts."
     )
     return table(heads, body) + f"\n\n{note}"
 
@@ -141,9 +146,18 @@ def schedule(_: object) -> str:
     return table(heads, body) + "\n\nAverage over fresh passes; paired 95 % interval over clips."
 
 
-def lowest(card: Card, keys: list[str]) -> dict[str, float]:
-    """Clip -> the least share of right passes that any of these attacks leaves the system."""
-    seen = {clip.id: clip.right.get("system", {}) for clip in card.clips}
+def over_noise(card: Card, column: str) -> str:
+    """What the whole purifier adds to its forward noise, in points, paired over clips, 95 % interval."""
+    keys = next(h.attacks for h in card.rows[0].headlines if h.column == column)
+    whole, alone = (lowest(card, keys, row) for row in ("system", "noise-only"))
+    gains = [whole[clip] - alone[clip] for clip in whole if clip in alone]
+    low, high = paired_interval(gains)
+    return f"{points(sum(gains) / len(gains))} [{points(low)}, {points(high)}]"
+
+
+def lowest(card: Card, keys: list[str], row: str = "system") -> dict[str, float]:
+    """Clip -> the least share of right passes that any of these attacks leaves a row."""
+    seen = {clip.id: clip.right.get(row, {}) for clip in card.clips}
     return {
         clip: min(right[key] for key in keys if key in right)
         for clip, right in seen.items()
@@ -158,12 +172,13 @@ def _with_notes(heads: list[str], body: list[list[str]], found: dict[str, Card])
     name, passes = first.protocol.name, first.protocol.passes
     reading = f"Average over {passes} fresh passes with the 95 % interval over clips"
     how = {
-        "paper": "Share of clips that no single draw of any iterate failed, as the paper counts.",
+        "paper": "Share of clips that no single draw of any iterate failed, as the paper counts; below, the "
+        f"average over {passes} fresh passes of the clips that the attack ends with.",
         "grid": f"{reading}.",
     }
     sentences = [
         f"`{first.data.name}`, {first.data.split} split, {first.data.clips} clips, protocol `{name}`.",
-        how.get(name, f"{reading}; below, the share right in every pass / by majority vote."),
+        how.get(name, f"{reading}; below, right in one pass / in every pass / by majority vote."),
     ]
     flags = [
         f"{name}: {flag.sentence}"
@@ -178,5 +193,7 @@ def _with_notes(heads: list[str], body: list[list[str]], found: dict[str, Card])
 
 
 def any_iterate(row: Row, key: str) -> str:
-    share = next((c.any_iterate for c in row.conditions if c.key == key), None)
-    return NOT_RUN if share is None else brief(share)
+    found = next((c for c in row.conditions if c.key == key), None)
+    if found is None or found.any_iterate is None:
+        return NOT_RUN
+    return f"**{brief(found.any_iterate)}**<br>{brief(found.attacked.average)}"

@@ -233,7 +233,7 @@ def attack_speed(record: Record) -> str:
     work = ", ".join(f"{name} {value:.2f}" for name, value in record["gflop"].items())
     text = (
         f"{facts['device']}, PyTorch {facts['torch']}, {settings['clips']} clips of one second; best of "
-        f"several rounds, beside a load of {facts['load_before']:g} of others. Rows are clips times draws "
+        f"several rounds. Rows are clips times draws "
         "that go through the model at once; an evaluation on a "
         f"CPU uses {used}. The naive loop takes clip by clip and draw by draw; gradients differ by at most "
         f"{exact:.0e} of their length in float64, {single:.0e} as timed. A step updates one clip, EOT "

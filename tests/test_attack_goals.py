@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -218,6 +219,8 @@ def test_draws_grow_geometrically_to_eot() -> None:
     assert (found[0], found[-1]) == (2, 20) and found == sorted(found)
     assert found[50] == round((2 * 20) ** 0.5 * (20 / 2) ** (0.5 / 99))
     assert attack.cost.gradients == sum(found)
+    # 34 looks, each through 7 fresh passes, in each of the restarts
+    assert replace(attack, restarts=2, leave=7).cost.forwards == 2 * (attack.cost.forwards + 34 * 7)
     assert {Pgd(steps=4, eot=3).draws(step) for step in range(4)} == {3}
 
 

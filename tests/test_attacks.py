@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 import audiopure
 from audiopure import Defended, InputError
-from audiopure.attacks import Pgd, RandomNoise, predict, score
+from audiopure.attacks import Attack, Pgd, RandomNoise, predict, score
 from audiopure.attacks.ball import STEP16, ball
 from audiopure.attacks.criteria import cross_entropy
+from audiopure.attacks.noise import Unattacked
 from audiopure.attacks.objective import Objective
 from audiopure.diffusion.schedule import NoiseSchedule
 from audiopure.noise import SeededNoise
@@ -272,6 +273,17 @@ def test_random_noise_spends_the_budget_and_beats_no_one(norm: Norm, eps: float)
     assert (size <= eps).all() and (size > 0.98 * eps).all()
     attacked = Pgd(norm=norm, eps=eps, steps=5)(model, x, labels, noise=SeededNoise(0))
     assert (attacked.loss > noisy.loss).all()
+
+
+@pytest.mark.parametrize("attack", [RandomNoise(), Unattacked(passes=3)])
+def test_attacks_of_no_steps_refuse_what_does_not_fit(attack: Attack) -> None:
+    model, x, labels = Linear(), clips(2), torch.tensor([0, 1])
+    spoilt = x.clone()
+    spoilt[1, 3] = torch.nan
+    for waveform in (spoilt, x + 2, x[0], x.int(), x[:1]):
+        with pytest.raises(InputError, match="an attack needs"):
+            attack(model, waveform, labels, noise=SeededNoise(0))
+    assert (attack(model, x, labels, noise=SeededNoise(0)).queries == attack.cost.forwards).all()
 
 
 def test_predictions_of_fresh_passes() -> None:

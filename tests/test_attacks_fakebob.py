@@ -233,7 +233,8 @@ def test_a_lucky_draw_ends_nothing_where_fresh_ones_must_confirm_it() -> None:
     attack = Fakebob(steps=20, samples=4, selection=200)
     asked = attack(model, x, labels, noise=SeededNoise(2))
     suspected = (asked.survived[0] == 0).sum(0)  # the mean margin of 200 draws is negative each time
-    assert (asked.queries == attack.cost.forwards + 200 * suspected).all() and suspected.sum() > 200
+    assert (asked.queries == 20 * 5 + 1 + 2 * 200 + 200 * suspected).all() and suspected.sum() > 200
+    assert attack.cost.forwards == 20 * 5 + 1 + 2 * 200 + 21 * 200
     # where the model is wrong in most draws, one confirmation is enough
     gone = attack(model, x, 1 - labels, noise=SeededNoise(2))
     assert (gone.queries < 20 * 5 + 3 * 200).all()

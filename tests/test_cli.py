@@ -271,6 +271,11 @@ MISUSES: dict[str, tuple[tuple[str, ...], str]] = {
     "folder to stream": (("purify", "folder", "-o", "-"), "goes into a folder"),
     "empty folder": (("purify", "empty", "-o", "out"), "empty: holds no audio files (.wav, .flac, .ogg)."),
     "into itself": (("purify", "folder", "-o", "folder/out"), "lies inside the input folder folder."),
+    "its own result": (
+        ("purify", "in.wav", "old.wav", "-o", ".", "--resume"),
+        "in.wav: is an input; --resume would take it for its own result.",
+    ),
+    "its own result, linked": (("purify", "in.wav", "-o", "link.wav", "--resume"), "link.wav: is an input;"),
     "same target": (("purify", "in.wav", "folder/in.wav", "-o", "out"), "out/in.wav: two of the inputs"),
     "stream and file": (("purify", "-", "in.wav", "-o", "out"), "standard input (-) cannot be combined"),
     "unknown sampler": ((*PURIFY, "--sampler", "euler"), "there is no sampler 'euler'; there are: ddpm, "),
@@ -299,6 +304,7 @@ def test_misuse(case: str, here: Path, capfd: pytest.CaptureFixture[str]) -> Non
         clip(name)
     Path("empty").mkdir()
     Path("odd.mp3").write_bytes(b"ID3")
+    Path("link.wav").symlink_to("in.wav")
     before = {path: path.stat().st_mtime_ns for path in here.rglob("*") if path.is_file()}
     arguments, message = MISUSES[case]
     assert message in refused(capfd, *arguments)

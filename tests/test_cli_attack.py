@@ -288,15 +288,39 @@ def test_a_clip_beyond_the_budget_is_found() -> None:
             check_budget(attack, clean, wave)
 
 
-def test_what_a_disk_has_changed_is_removed(
+def test_what_a_disk_has_changed_never_takes_its_place(
     here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, whole = clip("in.wav"), audio.write
+    before = clip("old.wav", 7).read_bytes()
     monkeypatch.setattr(audio, "write", lambda path, wave, *rest: whole(path, wave + 0.01, *rest))
-    assert "was removed" in refused(
-        capfd, "attack", source, "-o", "out.wav", "--system", TINY, "--steps", "1"
-    )
-    assert not Path("out.wav").exists()
+    for name in ("out.wav", "old.wav"):
+        options = ("--system", TINY, "--steps", "1", "--overwrite")
+        assert "was not kept: read back" in refused(capfd, "attack", source, "-o", name, *options)
+    assert sorted(path.name for path in here.iterdir()) == ["in.wav", "old.wav"]
+    assert Path("old.wav").read_bytes() == before
+
+
+def test_a_run_goes_on_after_what_it_has_written(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for seed, name in enumerate(("a.wav", "b.flac", "c.ogg")):
+        clip(f"in/{name}", seed)
+    arguments = ("attack", "in", "-o", "out", "--system", TINY, "--steps", "2")
+    assert run(*arguments) == 0
+    whole = {path.name: path.read_bytes() for path in Path("out").iterdir()}
+    assert whole.keys() == {"a.wav", "b.flac", "c.wav"}
+    Path("out/b.flac").unlink()
+    Path("out/c.wav").write_bytes(b"of before")
+    capfd.readouterr()
+    assert run(*arguments, "--resume") == 0
+    said = capfd.readouterr().out
+    assert "in/b.flac" in said and "in/a.wav" not in said and "in/c.ogg" not in said
+    assert Path("out/b.flac").read_bytes() == whole["b.flac"]
+    assert Path("out/c.wav").read_bytes() == b"of before"
+    assert run(*arguments, "--resume") == 0 and "there already" in capfd.readouterr().err
+    said = refused(capfd, *arguments, "--resume", "--json", "r.json")
+    assert said == "--json reports on all files, and --resume leaves some of them out; choose one."
+    assert not Path("r.json").exists()
+    assert "is an input;" in refused(capfd, "attack", "in/a.wav", "-o", "in", "--system", TINY, "--resume")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from card_factory import answers, full_card, make_card
+from evaluation_helpers import register, system, write_words
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -19,6 +20,7 @@ from audiopure.errors import InputError
 from audiopure.evaluation.card import Card, Data, Flag, Protocol
 from audiopure.evaluation.card_io import read_card
 from audiopure.evaluation.compare import compare, paired_interval, sign_flip
+from audiopure.evaluation.engine import Evaluation, EvaluationConfig
 
 
 def binary(gained: int, lost: int, kept: int, failed: int) -> tuple[Card, Card]:
@@ -167,19 +169,52 @@ def test_attacks_of_other_settings_are_told(attack: str, expected: str) -> None:
     assert compare(a, b).notes == [expected]
 
 
+def with_shares(card: Card, shares: list[dict[str, float]]) -> Card:
+    """The card with other shares of its system's clips."""
+    pairs = zip(card.clips, shares, strict=True)
+    clips = [clip.model_copy(update={"right": {"system": found}}) for clip, found in pairs]
+    return card.model_copy(update={"clips": clips})
+
+
 def test_an_attack_on_some_clips_only() -> None:
-    """A clip without a share in one attack counts with the others'; one without any does not count."""
+    """What one side did not meet with a clip counts for neither; a clip without any attack does not count."""
     a = random_card(0)
-    clips = [
-        clip.model_copy(
-            update={"right": {"system": {k: v for k, v in clip.right["system"].items() if k in kept}}}
-        )
-        for clip, kept in zip(
-            a.clips, [{"clean"}] * 5 + [{"clean", "pgd/linf"}] * 10 + [{"margin/linf"}] * 10, strict=True
-        )
-    ]
-    clean, attacked = compare(a, a.model_copy(update={"clips": clips})).differences
-    assert (clean.n, attacked.n) == (15, 20)
+    kept = [{"clean"}] * 5 + [{"clean", "pgd/linf"}] * 10 + [{"margin/linf"}] * 10
+    rights = [clip.right["system"] for clip in a.clips]
+    cut = [{k: v for k, v in right.items() if k in some} for right, some in zip(rights, kept, strict=True)]
+    b = with_shares(a, cut)
+    for clean, attacked in (compare(a, b).differences, compare(b, a).differences):
+        assert (clean.n, attacked.n) == (15, 20)
+        assert (attacked.difference, attacked.gained, attacked.lost, attacked.p) == (0, 0, 0, 1)
+
+
+def test_what_a_clip_met_after_the_other_had_fallen_counts() -> None:
+    first, later = "pgd/linf", "margin/linf"
+    a = [{first: 0.5, later: 0.0}, {first: 0.0}, {first: 0.4, later: 0.2}]
+    b = [{first: 0.5}, {first: 0.8, later: 0.3}, {first: 0.0}]
+    card = random_card(0, n=3)
+    (attacked,) = compare(with_shares(card, a), with_shares(card, b)).differences
+    assert (attacked.a, attacked.b) == pytest.approx(((0.5 + 0 + 0.2) / 3, (0.5 + 0.3 + 0) / 3))
+    assert attacked.difference == pytest.approx(attacked.b - attacked.a)
+
+
+def test_what_the_attacker_knew_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch)
+    data = write_words(tmp_path / "words")
+
+    def known(name: str) -> Card:
+        config = EvaluationConfig(system="it", data=data, protocol="tiny", limit=2, knowledge=name)
+        planned = Evaluation.prepare(config, tmp_path, model=system()).plan.rows[0].conditions
+        note = next(c.note for c in planned if c.key == "pgd-ce/linf")
+        card = random_card(0)
+        (row,) = card.rows
+        conditions = [c.model_copy(update={"note": note}) for c in row.conditions]
+        return card.model_copy(update={"rows": [row.model_copy(update={"conditions": conditions})]})
+
+    cards = {name: known(name) for name in ("white-box", "DW_fwd", "semi-20")}
+    for (one, a), (other, b) in itertools.product(cards.items(), repeat=2):
+        sentence = f"The attacker's knowledge of the noise is {one} for a and {other} for b."
+        assert compare(a, b).notes == ([] if one == other else [sentence])
 
 
 def test_rows_of_one_report() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,16 @@ from torch import Tensor
 
 import audiopure
 from audiopure import InputError, audio
-from audiopure.attacks import PAPER_BUDGETS, Attack, Pgd
-from audiopure.evaluation import audits, protocols, running
+from audiopure.attacks import PAPER_BUDGETS
+from audiopure.cli import attack as attack_command
+from audiopure.cli import audit, demo, tune
+from audiopure.evaluation import audits, running, workplace
 from audiopure.evaluation.card import Card
 from audiopure.evaluation.engine import Evaluation, EvaluationConfig
 from audiopure.evaluation.evaluate import evaluate, merge
 from audiopure.evaluation.lineup import randomised
 from audiopure.evaluation.recordings import NOT_ADAPTIVE
+from audiopure.evaluation.report_page import PURIFIED
 from audiopure.purifier import Purifier
 
 
@@ -169,6 +172,25 @@ def test_shards_make_the_whole(whole: tuple[Path, Card], data: Path, tmp_path: P
         merge(folders, folders[0])
 
 
+def test_a_merge_keeps_the_examples_in_order_and_their_audio_whole(
+    whole: tuple[Path, Card], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, card = whole
+    assert sum(example.condition.endswith(PURIFIED) for example in card.examples) > 8
+    assert merge([folder], tmp_path / "one").examples == card.examples
+    for example in card.examples:
+        assert (tmp_path / "one" / example.audio).read_bytes() == (folder / example.audio).read_bytes()
+
+    def interrupted(path: Path, data: bytes) -> None:
+        path.open("wb").write(data[:20])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        merge([folder], tmp_path / "two")
+    assert (tmp_path / "two" / "audio").is_dir() and not list((tmp_path / "two").rglob("*.flac"))
+
+
 def _met(card: Card) -> list[bool]:
     """For each clip that the stage for survivors could meet, whether it did."""
     pairs = [(clip, column) for clip in card.clips[:4] for column in ("linf", "l2")]
@@ -183,6 +205,18 @@ def test_a_folder_of_anything_else_is_refused(whole: tuple[Path, Card], data: Pa
         prepared(data, tmp_path).begin()
     with pytest.raises(InputError, match="is a file"):
         prepared(data, tmp_path / "thesis.tex").begin()
+
+
+WRITERS = [workplace.write, *(module.write_text for module in (attack_command, audit, demo, tune))]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_write_that_fails_changes_nothing(write: Callable[[Path, str], None], tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    write(path, "as it was")
+    with pytest.raises(UnicodeEncodeError):
+        write(path, "half\ud800")
+    assert path.read_text() == "as it was" and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("name", ["plan.json", "audit.json", "outcomes.jsonl"])
@@ -231,6 +265,18 @@ def test_the_users_model_stays_as_it_was(data: Path) -> None:
     assert model.model.weight.requires_grad and model.model.weight.grad is None
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model._noise is None
+
+
+def test_the_estimate_is_timed_in_the_threads_of_one_worker(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def timed(work: Evaluation) -> None:
+        raise TimeoutError(f"{torch.get_num_threads()} of 4 threads")
+
+    monkeypatch.setattr(running, "estimate", timed)
+    with running.using_threads(4), pytest.raises(TimeoutError, match="2 of 4"):
+        settings: dict[str, Any] = {"protocol": "tiny", "limit": 2, "workers": 2}
+        evaluate("evaluation_helpers:Ear", data, **settings, progress=lambda sentence: None)
 
 
 def test_what_cannot_be_evaluated(data: Path, tmp_path: Path) -> None:
@@ -318,23 +364,6 @@ def test_randomness_is_recognised() -> None:
     assert randomised(system()) and not randomised(Ear()) and randomised(Dither())
     assert randomised(audiopure.defend(Dither(), Purifier(Halver(), n_star=0)))
     assert not randomised(audiopure.defend(Ear(), Purifier(Halver(), n_star=0)))
-
-
-def test_fixed_systems_get_one_draw() -> None:
-    fixed = protocols.for_fixed(protocols.pgd("l2", 10, 5, "ce", 20, eot_start=2))
-    assert isinstance(fixed, Pgd)
-    assert (fixed.eot, fixed.eot_start, fixed.selection, fixed.leave) == (1, None, 1, 1)
-
-
-@pytest.mark.parametrize("name", protocols.PROTOCOLS)
-def test_every_protocol_builds_and_has_a_cost(name: str) -> None:
-    built = protocols.protocol(name)
-    for stage in built.without_surrogate().stages:
-        for attack in stage.attacks.values():
-            assert isinstance(attack, Attack)
-            assert attack.cost.gradients + attack.cost.forwards > 0 and attack.budget
-    with pytest.raises(InputError, match="there are: quick"):
-        protocols.protocol("fast")
 
 
 def test_no_transfer_without_a_surrogate(data: Path, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_the_command_writes_a_report_and_fails_under(
     card = Card.model_validate_json((folder / "report.json").read_bytes())
     assert card.command.startswith("audiopure evaluate --system m5")
     assert (folder / "report.md").is_file() and (folder / "index.html").is_file()
-    assert not list(folder.glob("*.part"))
+    assert not list(folder.glob("*.part*"))
     assert run_cli(*common, "--fail-under", "linf=0") == 0
     assert run_cli(*common, "--fail-under", "101") == 1
     assert "fewer than 101 %" in capsys.readouterr().err

@@ -54,6 +54,17 @@ def test_it_is_the_sequence_of_its_layers(bias: bool, training: bool) -> None:
         torch.testing.assert_close(other, one)
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("settings", [{"affine": False}, {"track_running_stats": False}])
+def test_what_lacks_weights_or_statistics_is_left_as_it_is(settings: dict[str, bool], training: bool) -> None:
+    norm = nn.BatchNorm2d(5, **settings)
+    plain = nn.Sequential(nn.Conv2d(3, 5, 3), norm, nn.ReLU()).double().train(training)
+    folded = Folding(*copy.deepcopy(list(plain))).train(training)
+    torch.testing.assert_close(folded(image()), plain(image()), rtol=1e-10, atol=1e-10)
+    for one, other in zip(plain.buffers(), folded.buffers(), strict=True):
+        torch.testing.assert_close(other, one)
+
+
 def test_only_normalisations_in_eval_mode_are_folded() -> None:
     net = Folding(*layers(False)).eval()
     called: list[str] = []

@@ -15,7 +15,7 @@ import audiopure
 from audiopure import InputError
 from audiopure.attacks import Pgd
 from audiopure.attacks.noise import Unattacked
-from audiopure.evaluation import protocols
+from audiopure.evaluation import protocols, running
 from audiopure.evaluation.engine import Evaluation, EvaluationConfig
 from audiopure.evaluation.evaluate import evaluate
 from audiopure.evaluation.stages import UNATTACKED, Stage
@@ -125,7 +125,14 @@ def test_a_share_without_clips_is_refused(data: Path, tmp_path: Path) -> None:
         prepared(data, tmp_path, shard=(7, 9))
 
 
-def test_the_cost_is_told_before_it_starts(data: Path) -> None:
+def test_the_cost_is_told_before_it_starts(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def known(work: Evaluation) -> dict[tuple[str, str], float]:
+        """Ten minutes for each of the two clips in one condition, a second in the other eight."""
+        rows = [contender.planned for contender in work.contenders]
+        found = {(row.key, c.key): 1.0 for row in rows for c in row.conditions}
+        return found | {("system", "pgd-ce/l2"): 600.0}
+
+    monkeypatch.setattr(running, "estimate", known)
     told: list[str] = []
     evaluate(Ear(), data, protocol="tiny", limit=2, progress=told.append)
-    assert told[0] == "2 clips, protocol tiny: about 1 min of attacks" and "attacking" in told[1:]
+    assert told[0] == "2 clips, protocol tiny: about 20 min of attacks" and "attacking" in told[1:]

@@ -84,6 +84,7 @@ class Unattacked(Attack):
         lengths: Tensor | None = None,
         progress: Callable[[], None] | None = None,
     ) -> AttackResult:
+        RandomNoise()._ball(waveform, labels, lengths)  # for its checks: no ball has a radius of zero
         objective = Objective(model, labels, lengths=lengths, max_rows=self.max_rows)
         return _measured(objective, waveform, noise.fresh(0), self.passes, progress)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -106,7 +107,8 @@ class Pgd(Attack):
     @property
     def cost(self) -> Cost:
         climbing = sum(self.draws(step) for step in range(self.steps))
-        judging = 2 * (self.selection or self.eot) + self.eot
+        looks = math.ceil(self.steps / CHECK_EVERY) * (self.leave or 0)
+        judging = 2 * (self.selection or self.eot) + self.eot + looks
         before = Cost(0, 0) if self.start is None else self.start.cost
         return Cost(
             self.restarts * (climbing + before.gradients), self.restarts * (judging + before.forwards)

@@ -96,7 +96,7 @@ def run(
 
 @contextmanager
 def using_threads(count: int) -> Iterator[None]:
-    """In here torch computes in `count` threads, and flushes denormals, which slow attacks tenfold."""
+    """In here torch computes in `count` threads and flushes denormals, which slow some processors tenfold."""
     before, flushed = torch.get_num_threads(), float(torch.tensor(TINY) / 2) == 0
     torch.set_num_threads(count)
     torch.set_flush_denormal(True)

@@ -25,7 +25,7 @@ ABOUT = (
     "Accuracy in %, in round brackets as published. First the paper's protocol after so many steps of PGD, "
     "as released: a clip counts as broken once any single draw of any iterate fails. Then `standard`: the "
     "average over 20 fresh passes against exact gradients and six other attacks, with its 95 % interval over "
-    "100 clips; below it the share right in every pass / by majority vote."
+    "100 clips; below it right in one pass / in every pass / by majority vote."
 )
 
 

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from audiopure.attacks import PAPER_BUDGETS
+from audiopure.attacks.base import NORMS
 from audiopure.evaluation.card import Card, Condition, Metrics, Proportion, Row
 from audiopure.evaluation.card_io import read_card
 
 NOT_RUN = "not run"
-NORMS = {"linf": "L∞", "l2": "L2"}
-BUDGETS = {norm: f"{title} ≤ {PAPER_BUDGETS[norm]:g}" for norm, title in NORMS.items()}
+BUDGETS = {norm: f"{NORMS[norm]} ≤ {eps:g}" for norm, eps in PAPER_BUDGETS.items()}
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -26,13 +26,14 @@ def brief(share: Proportion) -> str:
 
 
 def readings(metrics: Metrics | None) -> str:
-    """The average over fresh passes with its interval; below, the worst of them and their vote."""
+    """The average over fresh passes with its interval; below, one pass, the worst of them, and their vote."""
     if metrics is None:
         return NOT_RUN
     first = f"**{brief(metrics.average)}**"
     if metrics.passes == 1:
         return first
-    return f"{first}<br>{100 * metrics.worst.value:.0f} / {100 * metrics.vote.value:.0f}"
+    others = (metrics.one_shot, metrics.worst, metrics.vote)
+    return f"{first}<br>{' / '.join(f'{100 * share.value:.0f}' for share in others)}"
 
 
 def stored(records: Path, name: str) -> Card | None:
