@@ -13,6 +13,7 @@ from scipy import ndimage, signal
 from torch import Tensor, nn
 
 from audiopure import InputError
+from audiopure.attacks.objective import randomised
 from audiopure.choices import DEFENCES
 from audiopure.defences.codec import Codec
 from audiopure.defences.denoising import AdditiveNoise, SpectralGating
@@ -25,7 +26,6 @@ from audiopure.defences.transformations import (
     Quantisation,
 )
 from audiopure.evaluation.audit import audit
-from audiopure.evaluation.lineup import randomised
 from audiopure.noise import SeededNoise
 from audiopure.systems import load_system
 

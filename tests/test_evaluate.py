@@ -27,13 +27,13 @@ from torch import Tensor
 import audiopure
 from audiopure import InputError, audio
 from audiopure.attacks import PAPER_BUDGETS
+from audiopure.attacks.objective import randomised
 from audiopure.cli import attack as attack_command
 from audiopure.cli import audit, demo, tune
 from audiopure.evaluation import audits, running, workplace
 from audiopure.evaluation.card import Card
 from audiopure.evaluation.engine import Evaluation, EvaluationConfig
 from audiopure.evaluation.evaluate import evaluate, merge
-from audiopure.evaluation.lineup import randomised
 from audiopure.evaluation.recordings import NOT_ADAPTIVE
 from audiopure.evaluation.report_page import PURIFIED
 from audiopure.purifier import Purifier

@@ -113,7 +113,7 @@ def test_a_recogniser_goes_on_from_given_weights_and_hears_the_denoiser(root: Pa
 
     noisy, sigma, targets = recipe.batch(0)
     recipe.loss(Listens(torch.zeros(8, 10)), (noisy, sigma, targets))
-    expected = denoised(hub.load("small"), noisy, sigma, SpeechLevel())
+    expected = denoised(hub.load("small"), noisy, sigma, SpeechLevel())  # type: ignore[arg-type]
     torch.testing.assert_close(heard[0], expected, rtol=1e-3, atol=1e-3)
     scores = recipe.validate(known)
     assert set(scores) == {"score", "accuracy_0.05", "accuracy_0.1", "accuracy_0.25", "accuracy_0.5"}

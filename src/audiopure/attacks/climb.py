@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from audiopure.attacks.ball import Ball
 from audiopure.attacks.base import AttackResult
 from audiopure.attacks.objective import Objective, Stacked, Value
-from audiopure.defended import Guarded, takes
 from audiopure.errors import InputError
 from audiopure.noise import SeededNoise
 
@@ -88,11 +87,6 @@ def fittest(
     losses = torch.stack([objective.value(x, noise, passes) for x in points])
     best, choice = losses.max(0)
     return torch.stack(list(points))[choice, torch.arange(len(best), device=best.device)], best
-
-
-def randomised(model: nn.Module) -> bool:
-    """Whether a model may answer differently each time: it takes a noise source, or holds what draws."""
-    return takes(model, "noise") or any(isinstance(module, Guarded) for module in model.modules())
 
 
 def check_settings(norm: str, bits: int | None, **counts: int | None) -> None:

@@ -185,3 +185,14 @@ class Objective:
     def _losses(self, x: Tensor, noise: NoiseSource, draws: range) -> tuple[Tensor, Tensor]:
         """Loss of each clip in each draw, and whether it withstood. Shape: (B, T) -> (draws, B) twice."""
         return self.each(x.expand(len(draws), *x.shape), [noise.fresh(k) for k in draws])
+
+
+def randomised(model: nn.Module) -> bool:
+    """Whether two passes may differ: a defence draws noise, or the model takes some."""
+    if any(isinstance(module, Purifier) and module.random for module in model.modules()):
+        return True
+    while isinstance(model, Guarded):  # which takes noise whether or not it has any use for it
+        if getattr(model.purifier, "random", True):
+            return True
+        model = model.model
+    return takes(model, "noise")

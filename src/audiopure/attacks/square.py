@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from audiopure.attacks.ball import Ball
 from audiopure.attacks.base import Attack, AttackResult, Cost
-from audiopure.attacks.climb import Climb, check_settings, choose, randomised
+from audiopure.attacks.climb import Climb, check_settings, choose
 from audiopure.attacks.criteria import Criterion
-from audiopure.attacks.objective import Objective, Stacked, Value
+from audiopure.attacks.objective import Objective, Stacked, Value, randomised
 from audiopure.attacks.restarts import counted, groups, joined
 from audiopure.attacks.segments import propose, share, stripes
 from audiopure.errors import InputError

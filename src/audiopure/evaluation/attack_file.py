@@ -16,9 +16,8 @@ from audiopure import audio, metrics
 from audiopure.attacks import Attack, predict
 from audiopure.attacks.ball import STEP16
 from audiopure.attacks.catalogue import build_attack, settings_of
-from audiopure.attacks.objective import Objective
+from audiopure.attacks.objective import Objective, randomised
 from audiopure.errors import InputError
-from audiopure.evaluation.lineup import randomised
 from audiopure.evaluation.protocols import for_fixed
 from audiopure.evaluation.quality import distances
 from audiopure.noise import SeededNoise

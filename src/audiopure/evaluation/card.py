@@ -30,6 +30,9 @@ from pydantic import BaseModel, ConfigDict
 SCHEMA = "audiopure-card-1"
 
 
+CLEAN = "clean"  # the condition without an attack, and its column
+
+
 class Record(BaseModel):
     model_config = ConfigDict(
         frozen=True,

@@ -24,10 +24,9 @@ import numpy as np
 from pydantic import computed_field
 
 from audiopure.errors import InputError
-from audiopure.evaluation.card import Card, Record, Row
+from audiopure.evaluation.card import CLEAN, Card, Record, Row
 from audiopure.evaluation.unlike import unlike
 
-CLEAN = "clean"
 LEVEL = 0.05
 Z = 1.959964  # standard normal quantile of 97.5 %
 

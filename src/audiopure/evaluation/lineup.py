@@ -11,15 +11,15 @@ from torch import nn
 from audiopure.attacks import PAPER_BUDGETS, Attack, Pgd
 from audiopure.attacks.base import NORMS
 from audiopure.attacks.knowledge import settings
+from audiopure.attacks.objective import randomised
 from audiopure.attacks.routes import with_purifiers
-from audiopure.defended import Guarded, takes
+from audiopure.evaluation.card import CLEAN
 from audiopure.evaluation.plan import PlannedCondition, PlannedCurve, PlannedPoint, PlannedRow
 from audiopure.evaluation.protocols import for_fixed
 from audiopure.evaluation.stages import Build, Protocol, Stage, Sweep
 from audiopure.purifier import Purifier
 from audiopure.systems import System
 
-CLEAN = "clean"
 WHITE_BOX = "white-box"
 
 
@@ -54,17 +54,6 @@ class Contender:
 def _noted(note: str | None, knowledge: str) -> str:
     sentence = f"The attacker's knowledge of the noise: {knowledge}."
     return sentence if note is None else f"{note} {sentence}"
-
-
-def randomised(model: nn.Module) -> bool:
-    """Whether two passes may differ: a defence draws noise, or the model takes some."""
-    if any(isinstance(module, Purifier) and module.random for module in model.modules()):
-        return True
-    while isinstance(model, Guarded):  # which takes noise whether or not it has any use for it
-        if getattr(model.purifier, "random", True):
-            return True
-        model = model.model
-    return takes(model, "noise")
 
 
 def line_up(

@@ -12,9 +12,8 @@ from torch import Tensor
 from audiopure import audio
 from audiopure.errors import InputError
 from audiopure.evaluation import report_words as words
-from audiopure.evaluation.card import Card, Curve, Example
+from audiopure.evaluation.card import CLEAN, Card, Curve, Example
 from audiopure.evaluation.charts import STYLES, Mark, Series, line_chart
-from audiopure.evaluation.compare import CLEAN
 from audiopure.evaluation.page_parts import Sound, template
 from audiopure.evaluation.plots import spectrum
 
@@ -68,7 +67,8 @@ def _charts(card: Card) -> Iterator[Chart]:
             charts[-1][label] = curve
         for number, chosen in enumerate(charts):
             series = [Series(label, _marks(curve)) for label, curve in chosen.items()]
-            title = f"Average accuracy against {name}"
+            what = "Clips that no draw has failed" if axis == "any-iterate" else "Average accuracy"
+            title = f"{what} against {name}"
             picture = line_chart(series, title=title, x_label=name, key=f"{axis}-{number}")
             yield Chart(title, picture, chosen)
 

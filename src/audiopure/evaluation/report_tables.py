@@ -9,8 +9,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from audiopure.evaluation.card import Card, Condition, Metrics, Row
-from audiopure.evaluation.compare import CLEAN, Comparison, chance, points
+from audiopure.evaluation.card import CLEAN, Card, Condition, Metrics, Row
+from audiopure.evaluation.compare import Comparison, chance, points
 from audiopure.evaluation.report_words import (
     brief,
     checks_sentence,

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from audiopure.errors import InputError
-from audiopure.evaluation.card import Card, Condition, Flag, Metrics, Proportion, Row
-from audiopure.evaluation.compare import CLEAN, Difference, chance, compare, points
+from audiopure.evaluation.card import CLEAN, Card, Condition, Flag, Metrics, Proportion, Row
+from audiopure.evaluation.compare import Difference, chance, compare, points
 
 COLUMN_NAMES = {"linf": "L∞", "l2": "L2", "gain": "gain", CLEAN: "clean"}
 AXIS_NAMES = {

@@ -14,11 +14,10 @@ from torch import Tensor
 from audiopure.attacks import Attack
 from audiopure.attacks.base import Cost
 from audiopure.attacks.objective import Objective, Slope, Value
-from audiopure.evaluation.card import Card, Gradient
+from audiopure.evaluation.card import CLEAN, Card, Gradient
 from audiopure.evaluation.clips import Batch
 from audiopure.evaluation.crew import share
 from audiopure.evaluation.engine import Evaluation
-from audiopure.evaluation.lineup import CLEAN
 from audiopure.evaluation.summary import card
 from audiopure.noise import SeededNoise
 

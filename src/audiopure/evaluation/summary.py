@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from audiopure.evaluation.card import (
+    CLEAN,
     SCHEMA,
     Card,
     ClipOutcome,
@@ -26,7 +27,6 @@ from audiopure.evaluation.scoring import metrics, proportion, spread, vote
 from audiopure.evaluation.stages import STILL
 from audiopure.evaluation.worker import file_name
 
-CLEAN = "clean"
 MEASURES = ("snr", "l2", "linf", "above_mask", "stoi", "pesq")
 EXAMPLES = 8  # clips to listen to
 
@@ -113,7 +113,7 @@ class _Summary:
             clean=unharmed,
             success=None if planned.key == CLEAN else self._success(row.key, planned.key, clips),
             any_iterate=_unfailed([found[clip] for clip in clips]),
-            any_iterate_clean=_unfailed([still[clip] for clip in clips if clip in still]),
+            any_iterate_clean=_unfailed([still.get(clip) for clip in clips]),
             queries=sum(found[clip].queries for clip in clips) / len(clips),
             distances={m: value for m, value in values.items() if value is not None},
         )
@@ -241,9 +241,9 @@ class _Summary:
         ]
 
 
-def _unfailed(outcomes: Sequence[Outcome]) -> Proportion | None:
-    """The share of clips that no draw of the attack failed."""
-    never = [outcome.never for outcome in outcomes]
+def _unfailed(outcomes: Sequence[Outcome | None]) -> Proportion | None:
+    """The share of clips that no draw of the attack failed; None unless all of them are known."""
+    never = [None if outcome is None else outcome.never for outcome in outcomes]
     return None if not never or None in never else proportion(sum(map(bool, never)), len(never))
 
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from audiopure import audio
 from audiopure.attacks import Attack, AttackResult, predict
+from audiopure.evaluation.card import CLEAN
 from audiopure.evaluation.clips import Batch, Clips, item_of
 from audiopure.evaluation.ledger import Ledger, Outcome, Table, done
-from audiopure.evaluation.lineup import CLEAN, Contender
+from audiopure.evaluation.lineup import Contender
 from audiopure.evaluation.plan import PlannedCondition
 from audiopure.evaluation.quality import distances, masking_of
 from audiopure.evaluation.stages import Context
