@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -99,17 +100,20 @@ def costs(_: object) -> str:
         "full": "full-n3",
         "grid": "grid",
     }
+    each = json.loads((CARDS.parent / "attack-speed.json").read_text())["gflop"]["n*=3"]
     body = []
     for protocol, name in names.items():
         for card in cards([name]).values():
-            hours = card.cost.seconds / 3600
-            facts = [f"{hours:.1f}", f"{30 * hours:.1f} min", f"{card.cost.passes:,}"]
+            hours, work = card.cost.seconds / 3600, card.cost.passes * each / 1e6
+            facts = [f"{hours:.1f}", f"{30 * hours:.1f} min", f"{card.cost.passes:,}", f"{work:.2f}"]
             body.append([f"`{protocol}`", str(card.data.clips), *facts, str(card.machine["device"])])
-    heads = ["protocol", "clips", "core hours", "on 2 cores", "passes", "machine"]
+    heads = ["protocol", "clips", "core hours", "on 2 cores", "passes", "PFLOP, at most", "machine"]
     note = (
         "For `small+digits`: the time of attacks and fresh passes. What is not counted: loading, gradient "
         "audits, the distances of each result (its masking threshold, STOI, PESQ), the surrogate of "
-        "`standard`, the report. Not measured on a GPU; `evaluate` says its estimate before it starts."
+        "`standard`, the report. Not measured on a GPU: there the arithmetic tells, counted as if every pass "
+        f"took a gradient ({each:.2f} GFLOP in products and convolutions), and the estimate that `evaluate` "
+        "gives before it starts."
     )
     return table(heads, body) + f"\n\n{note}"
 
