@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from audiopure.certification.representations import WAVEFORM
 from audiopure.evaluation.certified import words
 from audiopure.evaluation.certified.record import Certificates, ClipCertificate
 from audiopure.evaluation.reproduce.reading import table
@@ -106,19 +107,22 @@ def objects(_: object) -> str:
             rec = Certificates.model_validate_json(path.read_bytes())
             right = [c.radius for c in rec.clips if c.right]
             middle = f"{words.median(right):.3g}" if right else ""
+            waves = [c.implied[WAVEFORM] for c in rec.clips if c.right and WAVEFORM in c.implied]
+            wave = f"{words.median(waves):.2g}" if waves else ""
             sigma = float(rec.settings["sigma"])
             cells = [f"{100 * rec.certified(k * sigma).value:.0f}" for k in (0.0, 0.5, 1.0, 2.0, 3.0)]
-            body.append([name, rec.unit, f"{sigma:g}", *cells, middle])
+            body.append([name, rec.unit, f"{sigma:g}", *cells, middle, wave])
     if not body:
         return "Not run yet."
     heads = ["object", "unit", "sigma", "r = 0", "sigma / 2", "sigma", "2 sigma", "3 sigma", "median radius"]
-    return table(heads, body)
+    return table([*heads, "of the waveform, L2"], body)
 
 
 def more(_: object) -> str:
     """Several steps with votes, other certificates of the same votes or scores, L1, and more draws."""
     body, radii = [], (0.0, 0.05, 0.1, 0.25, 0.5, 0.75)
-    for kind in ("one-shot-beside", "multi-step", "many-draws", "pair", "kl", "hockey-stick", "laplace"):
+    kinds = ("one-shot-beside", "multi-step", "many-draws", "pair", "kl", "renyi", "hockey-stick", "laplace")
+    for kind in kinds:
         for path in sorted(RECORDS.glob(f"{kind}-*.json"), key=lambda p: float(p.stem.rpartition("-")[2])):
             rec = Certificates.model_validate_json(path.read_bytes())
             cells = [f"{100 * rec.certified(r).value:.0f}" for r in radii]
@@ -167,6 +171,15 @@ def speakers(record: dict[str, Any]) -> str:
     return table(heads, body) + f"\n\n{note}"
 
 
+def agreements(record: dict[str, Any]) -> str:
+    """On what share of draws bf16 and fp32 give the same label, by base and sigma."""
+    body = [
+        [line["base"], f"{line['sigma']:g}", str(line["draws"]), f"{100 * line['same'] / line['draws']:.1f}"]
+        for line in record["agreements"]
+    ]
+    return table(["base or object", "sigma", "draws", "bf16 as fp32, %"], body)
+
+
 def attacks(record: dict[str, Any]) -> str:
     """What PGD leaves of smoothed classifiers, beside what is certified; heuristics have no certificate."""
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -174,18 +187,37 @@ def attacks(record: dict[str, Any]) -> str:
         groups.setdefault(line["setting"], []).append(line)
     body = []
     for name, lines in groups.items():
-        first = [name, str(len(lines)), f"{100 * _mean(line['right'] for line in lines):.0f}"]
-        certifies = any(line["certified"] for line in lines)
-        for attack in lines[0]["survived"]:
-            left = f"{100 * _mean(line['survived'][attack] for line in lines):.0f}"
+        count = [str(len(lines))]
+        if lines[0]["shares"]:
+            clean, *names = lines[0]["shares"]
+            shares = {key: _percent(line["shares"][key] for line in lines) for key in (clean, *names)}
+            body += [[name, *count, shares[clean], key, "none", shares[key], "", ""] for key in names]
+            continue
+        clean = _percent(line["clean"] == line["label"] for line in lines)
+        for attack in lines[0]["answers"]:
+            found = [line["answers"][attack] for line in lines]
+            size, certain = attack, ""
             if attack == "qin":
-                size = words.median([line["distance"] for line in lines])
-                body.append([*first, f"Qin, {size:.2g}", "", left])
-                continue
-            certain = 100 * _mean(line["certified"] >= float(attack) for line in lines)
-            body.append([*first, attack, f"{certain:.0f}" if certifies else "none", left])
-    heads = ["object or defence", "clips", "clean, %", "L2 radius", "certified, %", "under attack, %"]
-    return table(heads, body)
+                size = f"Qin, {words.median([line['distance'] for line in lines]):.2g}"
+            else:
+                certain = _percent(
+                    line["certified"] == line["label"] and line["radius"] >= float(attack) for line in lines
+                )
+            right = [one == line["label"] for one, line in zip(found, lines, strict=True)]
+            other = [one not in (None, line["label"]) for one, line in zip(found, lines, strict=True)]
+            told = [_percent(right), _percent(one is None for one in found), _percent(other)]
+            body.append([name, *count, clean, size, certain, *told])
+    heads = ["object or defence", "clips", "clean, %", "L2 radius", "certified, %"]
+    wrong = sum(len(line["contradicted"]) for line in record["lines"])
+    note = (
+        "Under attack PREDICT is right, abstains or has another answer; of a heuristic defence the share of "
+        f"fresh passes that are right. Other answers within a certified radius: {wrong}."
+    )
+    return table([*heads, "right, %", "abstains, %", "changed, %"], body) + f"\n\n{note}"
+
+
+def _percent(values: Iterable[float]) -> str:
+    return f"{100 * _mean(values):.0f}"
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -43,7 +43,7 @@ def jobs(weights: Path) -> Iterator[Job]:
         yield certification(f"multi-step-{sigma:g}", fine, sigma, 20, 1000, *words)
         yield certification(f"one-shot-beside-{sigma:g}", fine, sigma, 20, 1000)
     for sigma in (0.25, 0.5):
-        for kind in ("pair", "kl", "hockey-stick"):
+        for kind in ("pair", "kl", "renyi", "hockey-stick"):
             yield certification(f"{kind}-{sigma:g}", fine, sigma, 50, 10_000, "--certificate", kind)
     for sigma in LAPLACE:
         yield certification(f"laplace-{sigma:g}", fine, sigma, 50, 10_000, "--noise", "laplace", *TOLERANCE)

@@ -1,4 +1,4 @@
-"""Write the tables of README.md, docs/results.md and docs/attacks.md from the records in benchmarks/results.
+"""Write the tables of README.md and docs/{results,attacks,certify}.md from the records in benchmarks/results.
 
     python benchmarks/readme.py           fill every <!-- begin:NAME --> ... <!-- end:NAME --> block
     python benchmarks/readme.py --check   exit status 1 if a block differs from its record
@@ -21,7 +21,10 @@ import tables
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "attacks.md")
+DOCUMENTS = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("results", "attacks", "certify")),
+)
 BLOCK = re.compile(r"(<!-- begin:(?P<name>[\w-]+) -->\n).*?(<!-- end:(?P=name) -->)", re.DOTALL)
 
 # name of a block -> (record in benchmarks/results, how it becomes Markdown); findings have a record each
@@ -57,6 +60,7 @@ BLOCKS: Mapping[str, tuple[str | None, Callable[[dict[str, Any]], str]]] = {
     "certificates-attacks": ("smoothed-attacks", certificate_tables.attacks),
     "certificates-more": (None, certificate_tables.more),
     "certify-speed": ("certify-speed", tables.certify_speed),
+    "certify-agreement": ("certify-speed", certificate_tables.agreements),
 }
 
 

@@ -1,9 +1,10 @@
 """Attacks on smoothed classifiers beside their certificates: smoothed_attacks.py --data FOLDER --work FOLDER
 
 At each object PGD climbs the mean probability of wrong labels through the sampled noise, at several radii;
-what it found is put to PREDICT. Robust accuracy must lie above certified accuracy, and the gap is what the
-certificate or the attack leaves open. At the waveform also Qin's attack, and heuristic defences without a
-certificate. Resumable: a line for each clip in the folder --work.
+what it found is put to PREDICT, which is right, abstains or has another answer. A certificate promises that
+the answer wins, not that PREDICT can tell: only another answer within a certified radius contradicts one. At
+the waveform also Qin's attack, and heuristic defences without a certificate. Resumable: a line for each clip
+in the folder --work.
 """
 
 from __future__ import annotations
@@ -53,14 +54,36 @@ HEURISTICS = {"noise by the mask, k = 1": 0.0, "noise by the mask, k = 0.1": -1.
 
 
 class Line(BaseModel):
-    """One clip: `certified` radius (0 if wrong or abstaining); attack -> whether PREDICT is still right."""
+    """One clip under a setting.
+
+    Attributes:
+        label: the clip's.
+        certified: the certificate's answer, None where it abstains; radius: its own, whether right or wrong.
+        clean: PREDICT's answer without an attack, None where it abstains.
+        answers: attack, named by its radius, or "qin" -> PREDICT's answer to what it found.
+        distance: L2 norm of what Qin's attack changed.
+        shares: of a heuristic defence, attack -> share of fresh passes that are still right.
+    """
 
     setting: str
     clip: str
-    certified: float
-    right: bool
-    survived: dict[str, float]
+    label: int
+    certified: int | None = None
+    radius: float = 0.0
+    clean: int | None = None
+    answers: dict[str, int | None] = {}
     distance: float | None = None
+    shares: dict[str, float] = {}
+
+    @property
+    def contradicted(self) -> list[str]:
+        """Attacks within the certified radius that got another answer: certificates that were wrong."""
+        sizes = {name: self.distance if name == "qin" else float(name) for name in self.answers}
+        return [
+            name
+            for name, found in self.answers.items()
+            if found not in (None, self.certified) and (sizes[name] or 0.0) < self.radius
+        ]
 
 
 class Lines(Journal[Line]):
@@ -107,7 +130,7 @@ def main() -> None:
         for clip, wave, target in track(list(seconds(clips)), description=name):
             if (name, clip) not in known:
                 journal.append([heuristic(name, factor, system, wave, target, clip)])
-    lines = [line.model_dump() for line in journal.read()]
+    lines = [line.model_dump() | {"contradicted": line.contradicted} for line in journal.read()]
     settings = [setting._asdict() for setting in SETTINGS]
     write_json(options.out, {"machine": machine(), "settings": settings, "lines": lines})
 
@@ -121,10 +144,14 @@ def seconds(clips: Clips) -> Iterator[tuple[str, Tensor, int]]:
 def attacked(setting: Setting, model: Smoothed, wave: Tensor, target: int, name: str) -> Line:
     item = item_of(name)
     certificate = model.certify(wave, Certify(n=DRAWS), seed=0, item=item)
-    right = model.predict(wave, Predict(PREDICT), seed=1, item=item) == target
-    line = Line(setting=setting.name, clip=name, certified=0.0, right=right, survived={})
-    if certificate.label == target:
-        line.certified = certificate.radius
+    line = Line(
+        setting=setting.name,
+        clip=name,
+        label=target,
+        certified=certificate.label,
+        radius=certificate.radius,
+        clean=model.predict(wave, Predict(PREDICT), seed=1, item=item),
+    )
     found = model.object(wave)
     climbed = ExpectedScores(model, tuple(found.shape), scale=4 * float(found.abs().max()), draws=4)
     x, label = climbed.flat(found[None]), torch.tensor([target])
@@ -132,15 +159,13 @@ def attacked(setting: Setting, model: Smoothed, wave: Tensor, target: int, name:
         eps = radius / climbed.scale
         attack = Pgd(norm="l2", eps=eps, steps=20, eot=2, step_size=eps / 2, momentum=0.75, bits=None)
         result = attack(climbed, x, label, noise=SeededNoise(2).for_items([item]))
-        line.survived[f"{radius:g}"] = float(
-            answer(model, climbed.whole(result.adversarial)[0], item) == target
-        )
+        line.answers[f"{radius:g}"] = answer(model, climbed.whole(result.adversarial)[0], item)
     if setting.name == "waveform":
         whole = ExpectedScores(model, (16_000,), draws=4)
         result = Qin(sample_rate=16_000, eot=2)(
             whole, wave[None], label, noise=SeededNoise(2).for_items([item])
         )
-        line.survived["qin"] = float(answer(model, result.adversarial[0], item) == target)
+        line.answers["qin"] = answer(model, result.adversarial[0], item)
         line.distance = float((result.adversarial[0] - wave).norm())
     return line
 
@@ -161,11 +186,11 @@ def heuristic(name: str, factor: float, system: System, wave: Tensor, target: in
             answers = [int(model(x, noise=source.fresh(k)).argmax()) for k in range(PASSES)]
         return answers.count(target) / PASSES
 
-    line = Line(setting=name, clip=clip, certified=0.0, right=share(wave[None], 1) > 0.5, survived={})
+    line = Line(setting=name, clip=clip, label=target, shares={"clean": share(wave[None], 1)})
     for radius in SETTINGS[0].radii:
         attack = Pgd(norm="l2", eps=radius, steps=20, eot=4, step_size=radius / 2, momentum=0.75)
         result = attack(model, wave[None], label, noise=SeededNoise(2).for_items([item]))
-        line.survived[f"{radius:g}"] = share(result.adversarial, 3)
+        line.shares[f"{radius:g}"] = share(result.adversarial, 3)
     return line
 
 

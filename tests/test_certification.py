@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 import numpy as np
 import pytest
 import torch
+from certification_helpers import SIGMA, Coin, at_margin, half_space, linear
 from scipy import stats
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr
 from torch import Tensor, nn
 
 from audiopure import InputError
 from audiopure.attacks import Pgd
-from audiopure.certification.before import Attenuate
-from audiopure.certification.draws import CHUNK, Draws, Purpose
-from audiopure.certification.laws import Gaussian, Laplace
-from audiopure.certification.procedures import Array, Certify, CertifyScores, Predict, Statistic, votes
+from audiopure.certification.before import Attenuate, Clip
+from audiopure.certification.laws import Gaussian, Laplace, Shaped
+from audiopure.certification.procedures import Certify, CertifyScores, Predict, votes
 from audiopure.certification.smoothing import Sampler, Smoothed
 from audiopure.noise import NoiseSource, SeededNoise
-
-SIGMA = 0.5
-
-
-def linear(weights: Tensor, bias: Tensor) -> nn.Linear:
-    layer = nn.Linear(weights.shape[1], len(weights))
-    layer.weight.data, layer.bias.data = weights, bias
-    return layer.requires_grad_(False)
-
-
-def half_space(samples: int = 40) -> nn.Linear:
-    """Two labels with the border <w, x> = 0, |w| = 1."""
-    w = torch.randn(samples, generator=torch.Generator().manual_seed(3))
-    w = w / w.norm()
-    return linear(torch.stack([w, -w]), torch.zeros(2))
-
-
-def at_margin(model: nn.Linear, margin: float) -> Tensor:
-    w = model.weight[0]
-    return margin * w / w.norm()
 
 
 def test_the_radius_of_a_linear_classifier_is_its_margin_at_most() -> None:
@@ -70,83 +48,6 @@ def test_the_radius_of_three_labels_is_below_the_distance_to_each_border() -> No
             assert shares(x.numpy() + step).argmax() == 0
 
 
-class Drawn:
-    """A base classifier of which only the shares of its votes are known."""
-
-    def __init__(self, shares: Sequence[float], rng: np.random.Generator | None):
-        self.shares, self.rng = np.asarray(shares), rng
-
-    def sum(self, purpose: Purpose, first: int, last: int, of: Statistic) -> Array:
-        assert of is votes
-        if self.rng is None:
-            return np.round(self.shares * (last - first)).astype(np.float64)
-        return self.rng.multinomial(last - first, self.shares).astype(np.float64)
-
-    def scores(self, purpose: Purpose, first: int, last: int) -> Iterator[Tensor]:
-        raise NotImplementedError
-
-
-def two(share: float, rng: np.random.Generator) -> Drawn:
-    return Drawn((share, 1 - share), rng)
-
-
-@pytest.mark.parametrize("tolerance", [None, 0.1])
-@pytest.mark.parametrize("pair", [False, True])
-def test_certificates_fail_no_more_often_than_alpha(tolerance: float | None, pair: bool) -> None:
-    alpha, share, runs = 0.05, 0.8, 4000
-    rng = np.random.default_rng(0)
-    truth = SIGMA * float(ndtri(share))  # of a half-space with this share
-    certify = Certify(n0=20, n=900, alpha=alpha, tolerance=tolerance, pair=pair)
-    found = [certify(two(share, rng), Gaussian(SIGMA)) for _ in range(runs)]
-    wrong = sum((c.label == 0 and c.radius > truth) or c.label == 1 for c in found)
-    assert wrong <= stats.binom(runs, alpha).ppf(1 - 1e-6)
-    assert np.mean([c.radius for c in found]) > 0.8 * truth
-
-
-def test_stopping_early_spares_draws_where_nothing_is_to_be_gained() -> None:
-    rng = np.random.default_rng(0)
-    certify = Certify(n=100_000, tolerance=0.05)
-    even, sure = (certify(two(p, rng), Gaussian(SIGMA)) for p in (0.5, 1.0))
-    assert even.label is None and even.radius == 0 and even.n < 10_000
-    assert sure.n == 100_000  # each further draw without an error makes the radius larger
-
-
-def test_bounding_every_label_helps_where_errors_spread() -> None:
-    drawn = Drawn([0.55, *[0.05] * 9], None)
-    alone, pair = (Certify(pair=p)(drawn, Gaussian(SIGMA)) for p in (False, True))
-    assert pair.radius > 3 * alone.radius > 0
-    assert pair.q < 0.07 and alone.q == 1 - alone.p
-
-
-def test_selection_and_estimate_share_no_draw() -> None:
-    shape = (16,)
-    select, estimate = (Draws(0, 7, p).normal(0, 100, shape) for p in ("select", "estimate"))
-    assert not torch.isclose(select, estimate).any()
-    other = Draws(0, 8, "estimate").normal(0, 100, shape)
-    assert not torch.isclose(other, estimate).any()
-    assert torch.equal(estimate, Draws(0, 7, "estimate").normal(0, 100, shape))
-    assert torch.equal(
-        Draws(0, 7, "estimate").normal(100, 30, shape), Draws(0, 7, "estimate").normal(0, 130, shape)[100:]
-    )
-
-
-def test_draws_are_standard_normal_and_begin_with_a_chunk() -> None:
-    values = Draws(1, 1, "estimate").normal(0, 1000, (50,)).flatten().double().numpy()
-    assert stats.kstest(values, "norm").pvalue > 1e-3
-    with pytest.raises(InputError, match=str(CHUNK)):
-        Draws(1, 1, "estimate").normal(50, 10, (4,))
-
-
-class Coin(nn.Module):
-    """Its answer is random by itself: label 0 with a chance that the first sample sets."""
-
-    def forward(self, noisy: Tensor, *, noise: NoiseSource) -> Tensor:
-        chance = torch.from_numpy(ndtr(noisy[:, 0].double().numpy()))
-        draw = noise.normal((len(noisy), 1), draw=0)[:, 0]
-        heads = torch.from_numpy(ndtr(draw.double().numpy())) < chance
-        return torch.stack([heads.float(), 1 - heads.float()], 1)
-
-
 def test_a_random_base_has_the_certificate_of_its_chances() -> None:
     """h(x) = P(Phi(x + sigma z) > u) = Phi(x / sqrt(1 + sigma^2)): known, and so is where it is 1/2."""
     x = torch.tensor([0.8, 0.0])
@@ -156,25 +57,6 @@ def test_a_random_base_has_the_certificate_of_its_chances() -> None:
     assert abs(counts[0] / 20_000 - share) < 5 * np.sqrt(share * (1 - share) / 20_000)
     certificate = Certify(n=20_000)(sampler, Gaussian(SIGMA))
     assert certificate.label == 0 and 0 < certificate.radius <= 0.8
-
-
-@pytest.mark.parametrize("rows", [1, 7, 64, 100, 250, 1000])
-def test_batches_and_interruptions_change_no_vote(rows: int) -> None:
-    model = half_space(8)
-    for base in (model, Coin()):
-        sampler = Sampler(base, Gaussian(SIGMA), at_margin(model, 0.1), seed=5, item=2, rows=64)
-        whole = sampler.sum("estimate", 0, 750, votes)
-        other = Sampler(base, Gaussian(SIGMA), at_margin(model, 0.1), seed=5, item=2, rows=rows)
-        parts = other.sum("estimate", 0, 300, votes) + other.sum("estimate", 300, 750, votes)
-        assert np.array_equal(whole, parts)
-
-
-def test_predict_answers_where_it_can_tell_and_is_seldom_wrong() -> None:
-    rng = np.random.default_rng(0)
-    clear, even = (Predict(n=500)(two(p, rng)) for p in (0.9, 0.5))
-    assert clear == 0 and even is None
-    answers = [Predict(n=100, alpha=0.05)(two(0.52, rng)) for _ in range(4000)]
-    assert answers.count(1) <= stats.binom(4000, 0.05).ppf(1 - 1e-6) and answers.count(None) > 1000
 
 
 def test_attacks_within_the_radius_change_no_answer() -> None:
@@ -242,7 +124,7 @@ def test_what_cannot_be_certified_is_refused() -> None:
             )
 
 
-@pytest.mark.parametrize("bound", ["kl", "hockey-stick"])
+@pytest.mark.parametrize("bound", ["kl", "renyi", "hockey-stick"])
 def test_mean_probabilities_keep_their_order_within_the_radius(bound: str) -> None:
     """Two classes with logits +-1.5 x: by symmetry the mean margin vanishes at distance x, and only there."""
     base = linear(torch.tensor([[1.5, 0.0], [-1.5, 0.0]]), torch.zeros(2))
@@ -254,7 +136,7 @@ def test_mean_probabilities_keep_their_order_within_the_radius(bound: str) -> No
     assert CertifyScores(bound, n=2000)(sampler, Gaussian(SIGMA)).label is None
     with pytest.raises(InputError, match="Gaussian"):
         CertifyScores(bound)(sampler, Laplace(1.0))
-    with pytest.raises(InputError, match="kl, hockey-stick"):
+    with pytest.raises(InputError, match="kl, renyi, hockey-stick"):
         CertifyScores("tv")
 
 
@@ -271,3 +153,16 @@ def test_a_smoothed_classifier_certifies_and_answers() -> None:
         smoothed.certify(clip[None], seed=0)
     with pytest.raises(InputError, match="1-Lipschitz"):
         Smoothed(model, Gaussian(SIGMA), before=(nn.Identity(),))  # type: ignore[arg-type]
+
+
+def test_what_may_come_before_the_noise_depends_on_the_norm_of_its_law() -> None:
+    model, law = half_space(8), Shaped(SIGMA, np.linspace(0.2, 3.0, 5), 8)
+    halved = Smoothed(model, law, before=(Attenuate(0.5),))
+    assert halved.certify(2 * at_margin(model, 0.5), Certify(n=500), seed=0).radius > 0
+    with pytest.raises(InputError, match=r"Clip is not known to be 1-Lipschitz in the .* \(\|H\^-1 delta"):
+        Smoothed(model, law, before=(Clip(),))
+    for other in (Gaussian(SIGMA), Laplace(SIGMA)):
+        Smoothed(model, other, before=(Clip(), Attenuate(0.5)))
+    # why: what a clip loses at its loudest sample spreads over all frequencies
+    a, b = 1.2 * torch.eye(8)[0], 1.2 * torch.eye(8)[0] + 0.1 * torch.tensor([1.0, -1.0] * 4)
+    assert law.inverse(Clip()(a) - Clip()(b)).norm() > law.inverse(a - b).norm()

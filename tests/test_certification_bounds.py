@@ -120,6 +120,35 @@ def test_the_laplace_radius_is_a_half_lines_margin(p: float, scale: float) -> No
     assert Laplace(scale).radius(p) == pytest.approx(margin, rel=1e-6)
 
 
+@pytest.mark.parametrize("q", [1e-6, 0.01, 0.1, 0.2, 0.3, 0.4, 0.49])
+@pytest.mark.parametrize("p", [0.02, 0.3, 0.45, 0.51, 0.6, 0.9, 0.999])
+def test_the_laplace_radius_of_two_shares_is_below_the_worst_half_lines(p: float, q: float) -> None:
+    """In one dimension the likelihood ratio grows along the line: the worst labels are its two ends."""
+    scale, q = 0.7, min(q, 1 - p)
+    radius = Laplace(scale).radius(p, q)
+    if p <= q:
+        assert radius == 0
+        return
+    law = stats.laplace(scale=scale)
+    top, second = law.ppf(p), law.ppf(1 - q)
+
+    def lead(shift: float) -> float:
+        return law.cdf(top - shift) - law.sf(second - shift)
+
+    exact = (top + second) / 2
+    assert lead(exact) == pytest.approx(0, abs=1e-12)
+    assert 0 < radius <= exact * (1 + 1e-9) and lead(radius * (1 - 1e-9)) >= 0
+    if q == 1 - p or p <= 0.5 <= law.cdf(second - exact):
+        assert radius == pytest.approx(exact, rel=1e-9)  # nothing better follows from the shares
+    if p > 0.5:
+        assert radius >= Laplace(scale).radius(p) - 1e-12
+    # the worst labels by brute force over sets of equally likely cells, ordered by their likelihood ratio
+    cells = law.ppf((np.arange(20_000) + 0.5) / 20_000)
+    moved = np.sort(np.exp((np.abs(cells) - np.abs(cells - 0.99 * radius)) / scale)) / 20_000
+    low, high = int(np.ceil(p * 20_000)), int(q * 20_000)
+    assert moved[:low].sum() > moved[len(moved) - high :].sum() - 1e-4
+
+
 def test_laplace_noise_has_its_law() -> None:
     noise = Laplace(0.3).noise(torch.randn(200_000, generator=torch.Generator().manual_seed(0)))
     assert stats.kstest(noise.double().numpy(), stats.laplace(scale=0.3).cdf).pvalue > 1e-3
@@ -130,7 +159,10 @@ def test_laplace_noise_has_its_law() -> None:
 @pytest.mark.parametrize("law", [Gaussian(0.5), Laplace(0.5)])
 def test_no_radius_without_a_majority_and_none_beyond_reason(law: Gaussian | Laplace) -> None:
     assert law.radius(0.5) == law.radius(0.2) == 0.0
-    assert math.isinf(law.radius(1.0))
+    assert (
+        math.isinf(law.radius(1.0)) and math.isinf(law.radius(1.0, 0.0)) and math.isinf(law.radius(0.3, 0.0))
+    )
+    assert law.radius(0.3, 0.3) == law.radius(0.3, 0.4) == 0.0 and law.radius(0.8, 0.9) == law.radius(0.8)
     for scale in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(InputError, match="positive"):
             type(law)(scale)

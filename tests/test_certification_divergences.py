@@ -15,6 +15,7 @@ from scipy.integrate import quad
 from scipy.optimize import LinearConstraint, minimize
 
 from audiopure import InputError
+from audiopure.certification.bounds import Sums
 from audiopure.certification.divergences import (
     Divergence,
     HockeyStick,
@@ -24,7 +25,7 @@ from audiopure.certification.divergences import (
     radius,
 )
 from audiopure.certification.laws import Gaussian
-from audiopure.certification.scores import full_information
+from audiopure.certification.scores import CHOICES, RenyiBound, full_information
 
 PAIRS = [(0.8, 0.2), (0.99, 0.01), (0.6, 0.1), (0.45, 0.3)]
 
@@ -117,7 +118,7 @@ def test_known_values() -> None:
         assert information_limited(orders, p, 1 - p, 1.0) == pytest.approx(renyi, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", ["kl", "hockey-stick"])
+@pytest.mark.parametrize("name", CHOICES)
 def test_scores_of_plus_and_minus_one_certify_no_more_than_cohen(name: str) -> None:
     rng = np.random.default_rng(0)
     for share in (0.6, 0.9, 0.995):
@@ -127,7 +128,7 @@ def test_scores_of_plus_and_minus_one_certify_no_more_than_cohen(name: str) -> N
         assert found > 0.3 * Gaussian(1.0).radius(share) or share < 0.7
 
 
-@pytest.mark.parametrize("name", ["kl", "hockey-stick"])
+@pytest.mark.parametrize("name", CHOICES)
 def test_the_mean_of_a_score_stays_positive_within_the_radius(name: str) -> None:
     """A score that is known: tanh(2 (x + z)); its mean at x + delta by quadrature."""
     rng, sigma, x = np.random.default_rng(1), 0.5, 0.6
@@ -138,6 +139,61 @@ def test_the_mean_of_a_score_stays_positive_within_the_radius(name: str) -> None
         mean = quad(lambda z, b=border: math.tanh(2 * (b + sigma * z)) * stats.norm.pdf(z), -8, 8)[0]
         assert found > 0.2 and mean > 0  # and the truth, where the mean is 0, lies at .6
         assert found <= 0.6
+
+
+def known(values: np.ndarray, masses: np.ndarray) -> Sums:
+    """Sums of so many draws that nothing is left to chance."""
+    n = 10**16
+    return Sums(n, n * float(masses @ values), n * float(masses @ values**2))
+
+
+@pytest.mark.parametrize("order", [1.3, 2.0, 5.0])
+def test_the_renyi_bound_of_a_mean_is_that_of_brute_force_optimisation(order: float) -> None:
+    """At the radius of the best kappa, and not before, a law of that divergence has a mean of 0."""
+    scores, masses = np.array([-0.8, -0.2, 0.4, 0.7, 0.95]), np.array([0.02, 0.05, 0.13, 0.3, 0.5])
+    bounds = [RenyiBound(order, kappa) for kappa in np.exp(np.linspace(-3, 3, 400)).tolist()]
+    found = max(bound.radius(known(bound.unit(scores), masses), 1.0, 0.001) for bound in bounds)
+    divergence = Renyi(order)
+    for factor, sign in ((0.97, 1), (1.03, -1)):
+        eps = divergence.gaussian(factor * found)
+        least = minimize(
+            lambda v: float(masses @ (v * scores)),
+            np.ones(5),
+            bounds=[(1e-9, 200)] * 5,
+            constraints=[
+                {"type": "eq", "fun": lambda v: float(masses @ v) - 1},
+                {"type": "ineq", "fun": lambda v, e=eps: e - value(divergence, np.maximum(v, 1e-12), masses)},
+            ],
+            method="SLSQP",
+            options={"maxiter": 500, "ftol": 1e-12},
+        )
+        assert least.success and sign * float(least.fun) > 0.002
+
+
+@pytest.mark.parametrize("slope", [0.5, 2.0, 20.0])
+def test_renyi_bounds_hold_for_every_setting_at_a_linear_score(slope: float) -> None:
+    """A linear score, cut to [-1, 1], of x + z, all expectations by quadrature."""
+    x, sigma = 0.6, 0.5
+    z = np.linspace(-9, 9, 5001)
+    masses = stats.norm.pdf(z) / stats.norm.pdf(z).sum()
+
+    def scores(at: float) -> np.ndarray:
+        return np.clip(slope * (at + sigma * z), -1, 1)
+
+    largest = 0.0
+    for order in (1.05, 1.5, 2.0, 4.0, 10.0):
+        b = order / (order - 1)
+        for kappa in (0.1, 0.5, 1.0, 2.0, 8.0):
+            bound = RenyiBound(order, kappa)
+            found = bound.radius(known(bound.unit(scores(x)), masses), sigma, 0.001)
+            root = float(masses @ np.maximum(kappa - scores(x), 0) ** b) ** (1 / b)
+            closed = sigma * math.sqrt(max(0.0, 2 * math.log(kappa / root) / (order - 1)))
+            assert found == pytest.approx(closed, abs=1e-3) and found <= 0.6  # where the mean is 0
+            for r in np.linspace(0, 1.5, 16):
+                promised = kappa - math.exp((order - 1) * r**2 / (2 * sigma**2)) * root
+                assert float(masses @ scores(x - r)) >= promised - 1e-9
+            largest = max(largest, found)
+    assert largest > 0.4
 
 
 def test_soft_scores_certify_more_than_their_signs_lose() -> None:

@@ -88,6 +88,23 @@ def test_a_mean_radius_is_exact_for_a_half_space() -> None:
     assert mean_radius(0.4, SIGMA) == 0.0
 
 
+def test_embeddings_are_made_as_long_as_they_are_taken_to_be() -> None:
+    """Those that are a little long would be cut at 1, and another mean be bounded than that which decides."""
+
+    class Long(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 1.0009 * Turn()(x)
+
+    found = embed(Long(), torch.linspace(-1, 1, 50)[:, None])
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-14)
+    np.testing.assert_allclose(found, embed(Turn(), torch.linspace(-1, 1, 50)[:, None]), atol=1e-7)
+    with pytest.raises(InputError, match="embeddings of length 1"):
+        Gallery(np.eye(2)).margins(1.0009 * found, 0)
+    with pytest.raises(InputError, match="cosines"):
+        verify(np.full(3, 1.0009), 0.5, 1.0)
+
+
 def test_what_is_no_embedding_is_refused() -> None:
     with pytest.raises(InputError, match="length 1"):
         embed(nn.Identity(), torch.ones(2, 3))

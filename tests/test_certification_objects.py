@@ -68,13 +68,17 @@ def test_magnitudes_stretch_no_distance_by_more_than_they_say(recogniser: MelRes
     # tight but for the two ends of the spectrum: a constant shift of silence comes close
     level = found.encode(torch.full((1, 16_000), 0.1)).norm() / torch.full((16_000,), 0.1).norm()
     assert float(level) > 0.6 * factor
+    assert found.implied(0.7) == {"waveform L2": found.waveform_radius(0.7)}
+    assert all(
+        representation(n, recogniser).implied(0.7) == {} for n in ("waveform", "filterbank", "log-mel")
+    )
 
 
 def test_only_what_brings_no_clips_apart_may_come_before_the_noise() -> None:
     a, b = 2 * sounds(50), 2 * sounds(50, seed=1)
     for step in steps("clip, gain=0.5"):
-        step = check(step)
         for p in (1.0, 2.0):
+            step = check(step, f"L{p:g}")
             assert ((step(a) - step(b)).norm(p=p, dim=1) <= (a - b).norm(p=p, dim=1)).all()
     assert steps("") == ()
     for name in ("peak", "rms", "resample", "purify"):
@@ -85,8 +89,10 @@ def test_only_what_brings_no_clips_apart_may_come_before_the_noise() -> None:
     with pytest.raises(InputError, match="further apart"):
         Attenuate(1.5)
     with pytest.raises(InputError, match="not known to be 1-Lipschitz"):
-        check(nn.Identity())
-    assert check(Clip()) == Clip()
+        check(nn.Identity(), "L2")
+    with pytest.raises(InputError, match=r"Clip is not known to be 1-Lipschitz in the certified norm \(L7\)"):
+        check(Clip(), "L7")
+    assert check(Clip(), "L2") == Clip() and check(Attenuate(0.5), "L7") == Attenuate(0.5)
 
 
 class Loudness(nn.Module):
@@ -193,6 +199,11 @@ def test_decibels_of_a_radius() -> None:
     assert octave_levels(tone, 16_000)[1000] == pytest.approx(norm, rel=1e-3)
     assert decibel(1.0, 0.0) == math.inf and decibel(0.0, 1.0) == -math.inf and decibel(0.0, 0.0) == 0.0
     assert set(octave_levels(tone, 1000)) == {125, 250, 500}
+    assert list(octave_levels(tone, 16_000)) == [125, 250, 500, 1000, 2000, 4000, 8000]
+    assert 4000 in octave_levels(tone, 11_025) and 8000 not in octave_levels(tone, 11_025)
+    high = 0.5 * torch.sin(2 * torch.pi * 7000 * t) + 0.1 * torch.cos(torch.pi * 16_000 * t)
+    # half of the last octave, and half the sample rate itself, which has no conjugate
+    assert octave_levels(high, 16_000)[8000] == pytest.approx(float(high.norm()), rel=1e-6)
 
 
 def test_what_stays_below_the_mask_is_no_larger_than_the_limit_and_what_rises_above_no_smaller() -> None:

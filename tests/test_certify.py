@@ -1,38 +1,31 @@
-"""Certifications of whole sets: replayable, resumable with no draw counted twice, shardable, refusing."""
+"""Certifications of whole sets: their records and reports, what they cost, and what they refuse."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
-from collections import Counter
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from certify_helpers import COMMON, SYSTEM, found, run_cli
 from evaluation_helpers import CLIPS, Ear, write_words
 from torch import Tensor, nn
 
 import audiopure
 from audiopure import InputError
-from audiopure.certification.procedures import Certify
-from audiopure.evaluation.certified import engine, words
+from audiopure.certification.representations import Magnitude
+from audiopure.certification.units import meaning
+from audiopure.evaluation.certified import run, tallies, words
 from audiopure.evaluation.certified.record import Certificates, curve
 from audiopure.evaluation.certified.report import render
-from audiopure.evaluation.certified.settings import BASES, CertifySettings, smoothed
-from audiopure.evaluation.clips import item_of, load_clips
+from audiopure.evaluation.clips import load_clips
 from audiopure.systems import load_system
-
-SYSTEM = "evaluation_helpers:system"
-COMMON: dict[str, Any] = {"sigma": 0.02, "n": 700, "limit": CLIPS}
 
 
 @pytest.fixture(scope="module")
@@ -42,116 +35,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "BLOCK", 100)
-
-
-def found(record: Certificates) -> list[dict[str, Any]]:
-    """What must not depend on how a certification was run."""
-    return [clip.model_dump(exclude={"seconds"}) for clip in record.clips]
+    monkeypatch.setattr(tallies, "BLOCK", 100)
 
 
 @pytest.fixture(scope="module")
 def whole(data: Path) -> Iterator[Certificates]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "BLOCK", 100)
+        patch.setattr(tallies, "BLOCK", 100)
         yield audiopure.certify(SYSTEM, data, **COMMON)
-
-
-def test_each_certificate_is_that_of_the_clip_by_itself(data: Path, whole: Certificates) -> None:
-    system = load_system(SYSTEM)
-    model = smoothed(CertifySettings.of(system=SYSTEM, **COMMON), system)
-    clips = load_clips(data, system.undefended, CLIPS, 0)
-    sounds = dict(zip(clips.ids, clips.waveforms, strict=True))
-    for clip in whole.clips:
-        wave = nn.functional.pad(sounds[clip.id], (0, 16_000 - len(sounds[clip.id])))
-        alone = model.certify(wave, Certify(n=700), seed=0, item=item_of(clip.id))
-        assert clip.radius == alone.radius and sum(clip.counts.values()) == alone.n == 700
-    assert any(clip.right for clip in whole.clips)
-    assert whole.draws == CLIPS * 800 and whole.norm == "L2" and whole.object == "waveform at 16000 Hz"
-
-
-# stands in for the command, in small blocks and slowly, so that it can be stopped on any machine
-DRIVER = """
-import sys
-import time
-from audiopure.evaluation.certified import engine
-engine.BLOCK = 100
-append = engine.Tallies.append
-def slowly(journal, lines):
-    append(journal, lines)
-    time.sleep(0.05)
-engine.Tallies.append = slowly
-if __name__ == "__main__":
-    from audiopure.cli.main import main
-    main(sys.argv[1:])
-"""
-
-
-def start(data: Path, output: Path, workers: str) -> subprocess.Popen[str]:
-    driver = output.parent / "driver.py"
-    driver.write_text(DRIVER)
-    command = [sys.executable, str(driver), "certify", "--system", SYSTEM, "--data", str(data)]
-    command += ["--sigma", "0.02", "--n", "700", "--limit", str(CLIPS), "-o", str(output)]
-    paths = [str(Path(__file__).parent), str(Path(audiopure.__file__).parents[1])]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    return subprocess.Popen(
-        [*command, "--workers", workers, "--threads", "1"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def test_a_killed_run_goes_on_with_no_draw_lost_or_counted_twice(
-    data: Path, whole: Certificates, tmp_path: Path
-) -> None:
-    output, chance = tmp_path / "out", random.Random()
-    ways = [
-        ("1", lambda p: p.kill(), -signal.SIGKILL),
-        ("2", lambda p: os.killpg(p.pid, signal.SIGKILL), -signal.SIGKILL),
-        ("1", lambda p: p.terminate(), 143),
-    ]
-    journal = output / "draws.jsonl"
-    for workers, stop, status in ways:
-        before = journal.stat().st_size if journal.is_file() else 0
-        process = start(data, output, workers)
-        while process.poll() is None and (not journal.is_file() or journal.stat().st_size <= before):
-            time.sleep(0.002)
-        time.sleep(chance.uniform(0, 0.15))
-        stop(process)
-        _, said = process.communicate(timeout=60)
-        assert process.returncode == status and "Traceback" not in said, said
-    with journal.open("ab") as file:
-        file.write(b'{"clip": "half a li')  # what a kill may leave
-    record = audiopure.certify(SYSTEM, data, output=output, **COMMON)
-    assert found(record) == found(whole) and record.draws == whole.draws
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
-    assert max(Counter((x["clip"], x["purpose"], x["first"]) for x in lines).values()) == 1
-
-
-def run_cli(*arguments: str) -> int:
-    from audiopure.cli.main import main
-
-    with pytest.raises(SystemExit) as stopped:
-        main(arguments)
-    code = stopped.value.code
-    return 0 if code is None else int(code)
-
-
-def test_shards_unite_to_the_whole(data: Path, whole: Certificates, tmp_path: Path, capsys) -> None:
-    common = ["certify", "--system", SYSTEM, "--data", str(data), "--sigma", "0.02", "--n", "700"]
-    common += ["--limit", str(CLIPS), "--workers", "1", "--threads", "1", "-o"]
-    for number in (1, 2):
-        assert run_cli(*common, str(tmp_path / str(number)), "--shard", f"{number}/2") == 0
-    merged = ["certify", "--merge", str(tmp_path / "1"), "--merge", str(tmp_path / "2"), "-o"]
-    assert run_cli(*merged, str(tmp_path / "all")) == 0
-    record = Certificates.model_validate_json((tmp_path / "all" / "certificates.json").read_bytes())
-    assert found(record) == found(whole) and "--shard" not in record.command
-    lone = ["certify", "--merge", str(tmp_path / "1"), "-o", str(tmp_path / "half")]
-    capsys.readouterr()
-    assert run_cli(*lone) == 2 and "in none of these shards" in capsys.readouterr().err
 
 
 def test_early_stopping_draws_less_and_certifies_alike(data: Path, whole: Certificates) -> None:
@@ -161,52 +52,22 @@ def test_early_stopping_draws_less_and_certifies_alike(data: Path, whole: Certif
         assert one.answer in (other.answer, None) and one.radius > other.radius - 0.9 * 0.02
 
 
-@pytest.mark.parametrize("name", BASES)
-def test_every_way_to_denoise_runs_and_replays(name: str, data: Path) -> None:
-    settings: dict[str, Any] = {"sigma": 0.02, "n": 200, "limit": 3, "denoise": name, "votes": 3, "steps": 2}
-    first, again = (audiopure.certify(SYSTEM, data, **settings) for _ in range(2))
-    assert found(first) == found(again)
-
-
-@pytest.mark.parametrize("certificate", ["pair", "kl", "hockey-stick"])
-@pytest.mark.parametrize("noise", ["gaussian", "laplace"])
-def test_every_certificate_and_law(certificate: str, noise: str, data: Path) -> None:
-    settings: dict[str, Any] = {"sigma": 0.02, "n": 300, "limit": 3, "certificate": certificate}
-    if noise == "laplace" and certificate != "pair":
-        with pytest.raises(InputError, match="Gaussian"):
-            audiopure.certify(SYSTEM, data, noise=noise, **settings)
-        return
-    record = audiopure.certify(SYSTEM, data, noise=noise, **settings)
-    assert record.norm == {"gaussian": "L2", "laplace": "L1"}[noise]
-
-
 @pytest.mark.parametrize("name", ["spectrogram", "filterbank", "log-mel"])
 def test_objects_of_a_recogniser_are_named_in_the_record(name: str) -> None:
     record = audiopure.certify("digits", object=name, sigma=0.5, n=100, limit=2)
     assert record.object == name and record.unit != "full scale"
     assert all(clip.explained is None for clip in record.clips)
-
-
-def test_bfloat16_certifies_what_runs_in_bfloat16(data: Path) -> None:
-    record = audiopure.certify(SYSTEM, data, precision="bf16", **COMMON)
-    assert "bfloat16" in " ".join(words.notes(record))
-
-
-def test_a_defence_that_is_no_purifier_is_certified_as_it_is() -> None:
-    settings: dict[str, Any] = {"sigma": 0.02, "n": 100, "limit": 2}
-    usual = audiopure.certify("low-pass+digits", **settings)
-    assert found(usual) == found(audiopure.certify("low-pass+digits", denoise="as-is", **settings))
-    with pytest.raises(InputError, match="no purifier"):
-        audiopure.certify("low-pass+digits", denoise="one-shot", **settings)
-
-
-def test_a_model_keeps_its_precision_and_modes() -> None:
-    model = load_system("small+digits").model.train()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    audiopure.certify(model, precision="bf16", sigma=0.02, n=100, limit=1)
-    assert model.training
-    for name, tensor in model.state_dict().items():
-        assert tensor.dtype == before[name].dtype and torch.equal(tensor, before[name])
+    for clip in record.clips:
+        assert ("waveform L2" in clip.implied) == (name == "spectrogram")
+    if name == "spectrogram":
+        recogniser = load_system("digits").undefended
+        for noise, key in (("gaussian", None), ("laplace", "L2")):
+            record = audiopure.certify("digits", object=name, sigma=0.5, n=100, limit=2, noise=noise)
+            for clip in record.clips:
+                l2 = clip.implied[key] if key else clip.radius
+                assert clip.implied["waveform L2"] == Magnitude(recogniser).waveform_radius(l2)
+            assert any(clip.radius > 0 for clip in record.clips)
+            assert "For the waveform that means" in " ".join(words.verdict(record))
 
 
 class Two(Ear):
@@ -230,6 +91,10 @@ class Two(Ear):
         ({"noise": "uniform"}, "noise"),
         ({"certificate": "kl", "tolerance": 0.1}, "cannot stop early"),
         ({"denoise": "multi-step", "sigma": 100.0}, "sigma must lie"),
+        ({"denoise": "multi-step", "certificate": "kl"}, "multi-step counts votes"),
+        ({"denoise": "local", "certificate": "renyi"}, "local counts votes"),
+        ({"rows": 0}, "rows"),
+        ({"shard": (9, 9)}, "there are 6 clips"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(data: Path, settings: dict[str, Any], message: str) -> None:
@@ -279,9 +144,98 @@ def test_the_files_of_a_report_agree(data: Path, tmp_path: Path) -> None:
     assert [x["id"] for x in lines] == [x["id"] for x in rows] == [c.id for c in record.clips]
     assert [float(x["radius"]) for x in rows] == [x["radius"] for x in lines]
     assert [float(x["radius_L∞"]) for x in rows] == [c.implied["L∞"] for c in record.clips]
+    assert words.octaves(record) == [125, 250, 500, 1000, 2000, 4000, 8000]
+    for row, clip in zip(rows, record.clips, strict=True):
+        if clip.explained is not None:
+            assert [float(row[name]) for name in words.MEANINGS] == [
+                getattr(clip.explained, name) for name in words.MEANINGS
+            ]
+            assert {hz: float(row[f"octave_{hz}"]) for hz in words.octaves(record)} == clip.explained.octaves
     page = (folder / "index.html").read_text()
+    heads = re.findall(r"<th scope=\"col\"[^>]*>([^<]*)", page[page.index('class="plain"') :])
+    assert heads[3:8] == ["radius, L2", "L1", "L∞", "votes", "draws"]
+    assert heads[8:13] == list(words.MEANINGS.values()) and heads[-1] == "8000 Hz, dB"
+    for line in page[page.index('class="plain"') :].split("</table>")[0].split("<tr>")[2:]:
+        assert line.count("<td") + line.count("<th") == len(heads)
     assert "http" not in page.replace("http-equiv", "") and page.count("<audio") >= 4
     assert record.command in (folder / "report.md").read_text()
+
+
+def test_a_radius_is_explained_for_the_clip_as_it_is_certified(data: Path, whole: Certificates) -> None:
+    clips = load_clips(data, Ear(), CLIPS, 0)
+    for clip in whole.clips:
+        wave = clips.waveforms[clips.ids.index(clip.id)]
+        padded = nn.functional.pad(wave, (0, 16_000 - len(wave)))
+        if clip.radius > 0:
+            expected = meaning(padded, clip.radius, 16_000)
+            assert clip.explained is not None and clip.explained.octaves == pytest.approx(expected.octaves)
+            assert all(
+                getattr(clip.explained, n) == pytest.approx(getattr(expected, n)) for n in words.MEANINGS
+            )
+            assert clip.explained.rms == pytest.approx(20 * math.log10(clip.radius / math.sqrt(16_000)))
+    laplace = audiopure.certify(SYSTEM, data, noise="laplace", **COMMON)
+    assert laplace.norm == "L1" and any(clip.explained for clip in laplace.clips)
+    for clip in laplace.clips:
+        if clip.explained is not None:
+            level = 20 * math.log10(clip.implied["L2"] / math.sqrt(16_000))
+            assert clip.explained.rms == pytest.approx(level)
+    assert "in L2 (full scale)" in " ".join(words.verdict(laplace))
+
+
+def test_the_recorded_command_repeats_the_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "examples", lambda work, clips: [])
+    monkeypatch.chdir(tmp_path)  # where the folder of that name shall lie
+    settings: dict[str, Any] = {**COMMON, "n": 200, "certificate": "renyi", "rows": 7}
+    record = audiopure.certify(SYSTEM, data, output=tmp_path / "a b", **settings)
+    words = shlex.split(record.command)
+    assert words[:2] == ["audiopure", "certify"]
+    assert run_cli(*words[1:], "--workers", "1", "--threads", "1") == 0
+    written = tmp_path / "audiopure-certificates" / "certificates.json"
+    again = Certificates.model_validate_json(written.read_bytes())
+    assert found(again) == found(record) and again.command == record.command
+    by_call = audiopure.certify(Ear(), data, sigma=0.02, n=100, limit=1).command
+    assert by_call == f"audiopure.certify(<Ear>, data={str(data)!r}, sigma=0.02, n=100, limit=1)"
+
+
+def test_the_cost_is_told_beforehand_with_the_pilots_draws(data: Path) -> None:
+    for certificate, draws in (("cohen", "1,400"), ("kl", "1,600")):
+        said: list[str] = []
+        settings: dict[str, Any] = {"sigma": 0.02, "n": 600, "limit": 2, "certificate": certificate}
+        audiopure.certify(SYSTEM, data, progress=said.append, **settings)
+        assert said == [f"2 clips, at most {draws} draws: about 1 min"]
+
+
+class Cramped(Ear):
+    """Has memory for so many rows."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows, self.asked = rows, []
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        self.asked.append(len(waveform))
+        if len(waveform) > self.rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return super().forward(waveform)
+
+
+def test_rows_are_set_or_found_and_change_no_certificate(data: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {**COMMON, "n": 200}
+    wide, tight = Cramped(25), Cramped(7)
+    usual = audiopure.certify(wide, data, **settings)
+    assert set(wide.asked) == {25}
+    found_out = audiopure.certify(tight, data, **settings)
+    assert found(found_out) == found(usual)
+    assert tight.asked[:3] == [25, 12, 6] and max(tight.asked[2:]) == 6  # in later clips too
+    told = Cramped(7)
+    assert found(audiopure.certify(told, data, rows=5, output=tmp_path, **settings)) == found(usual)
+    assert max(told.asked) == 5
+    # the same certification, whatever the rows
+    assert found(audiopure.certify(told, data, output=tmp_path, **settings)) == found(usual)
+    with pytest.raises(InputError, match="does not fit the device's memory"):
+        audiopure.certify(Cramped(0), data, **settings)
 
 
 def test_certified_accuracy_falls_with_the_radius_and_abstaining_is_wrong(

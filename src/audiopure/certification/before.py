@@ -2,8 +2,8 @@
 
 If a clip passes through a step and only then gets its noise, what is certified is the step's output. It is
 also a certificate for the clip itself if the step brings no two clips further apart in the certified norm: it
-must be 1-Lipschitz. Clipping is; peak normalisation and resampling are not, and are refused here: whatever
-they do for the recogniser they can do after the noise.
+must be 1-Lipschitz. Clipping is in L1 and L2; peak normalisation and resampling are not, and are refused
+here: whatever they do for the recogniser they can do after the noise.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ from audiopure.errors import InputError
 
 @runtime_checkable
 class Contraction(Protocol):
-    """A step that brings no two clips further apart, in L1 and L2 alike. To say so is a promise."""
+    """A step that brings no two clips further apart in some norms. To say so is a promise."""
 
-    @property
-    def contracts(self) -> bool: ...
+    def contracts(self, norm: str) -> bool:
+        """Whether it is 1-Lipschitz in the norm of a law, by its name, see `laws.Law.norm`."""
+        ...
 
     def __call__(self, waveform: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Cut to [-1, 1]: each sample moves towards any other's."""
+    """Cut to [-1, 1]: each sample moves towards any other's. In a filtered norm that may be further away."""
 
-    contracts = True
+    def contracts(self, norm: str) -> bool:
+        return norm in ("L1", "L2")
 
     def __call__(self, waveform: Tensor) -> Tensor:
         return waveform.clamp(-1, 1)
@@ -39,14 +41,16 @@ class Clip:
 
 @dataclass(frozen=True)
 class Attenuate:
-    """A fixed gain of at most 1. Raises InputError for a larger one."""
+    """A fixed gain of at most 1, which no norm can see grow. Raises InputError for a larger one."""
 
     gain: float
-    contracts = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.gain <= 1:
             raise InputError(f"a gain of {self.gain:g} before the noise brings clips further apart")
+
+    def contracts(self, norm: str) -> bool:
+        return True
 
     def __call__(self, waveform: Tensor) -> Tensor:
         return self.gain * waveform
@@ -84,12 +88,12 @@ def steps(names: str) -> tuple[Contraction, ...]:
     return tuple(found)
 
 
-def check(step: object) -> Contraction:
-    """The step, if it promises to be 1-Lipschitz; InputError otherwise."""
-    if not isinstance(step, Contraction) or step.contracts is not True:
+def check(step: object, norm: str) -> Contraction:
+    """The step, if it promises to be 1-Lipschitz in the norm of a law; InputError otherwise."""
+    if not isinstance(step, Contraction) or not step.contracts(norm):
         name = type(step).__name__
         raise InputError(
-            f"{name} is not known to be 1-Lipschitz, so that nothing would be certified of the clip itself: "
-            "let it follow the noise"
+            f"{name} is not known to be 1-Lipschitz in the certified norm ({norm}), so that nothing would be "
+            "certified of the clip itself: let it follow the noise"
         )
     return step

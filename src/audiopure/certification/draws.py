@@ -20,7 +20,7 @@ from audiopure.noise import SeededNoise
 
 CHUNK = 100
 CHUNKS = 2**28  # of one purpose
-Purpose = Literal["select", "estimate", "predict", "pilot"]
+Purpose = Literal["select", "estimate", "predict", "pilot"]  # their order enters seeds
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from audiopure.certification.bounds import Method, Sums, mean_lower, mean_upper
 from audiopure.errors import InputError
 
-UNIT = 1e-3  # how far from 1 the length of an embedding may lie
+UNIT = 1e-3  # how far from 1 the length that an encoder gives may lie; it is made 1
+ROUNDING = 1e-9  # of an inner product in double precision
 
 
 class EmbeddingCertificate(NamedTuple):
@@ -103,7 +104,8 @@ class Gallery:
         The speaker's centroid c is nearer to m than a rival's d if <m, c - d> > (|c|^2 - |d|^2) / 2; the
         value is 1/2 + <f, c - d> / 2 |c - d|. Embeddings have length 1 or less.
 
-        Shape: (n, D) -> (n, S - 1), (S - 1,). Raises InputError if a rival has the same centroid.
+        Shape: (n, D) -> (n, S - 1), (S - 1,). Raises InputError for longer embeddings, or if a rival has the
+        same centroid.
         """
         c = self.centroids[speaker]
         others = np.delete(self.centroids, speaker, axis=0)
@@ -111,6 +113,8 @@ class Gallery:
         lengths = np.linalg.norm(apart, axis=1)
         if lengths.min() == 0:
             raise InputError("two speakers have the same centroid")
+        if not np.linalg.norm(embeddings, axis=1).max() <= 1 + ROUNDING:
+            raise InputError("identification needs embeddings of length 1, as `embed` gives them")
         values = 0.5 + embeddings @ (apart / lengths[:, None]).T / 2
         offset = (c @ c - np.square(others).sum(1)) / 2
         return np.clip(values, 0, 1), 0.5 + offset / (2 * lengths)
@@ -144,18 +148,19 @@ def identify(
 
 
 def embed(encoder: nn.Module, noisy: Tensor) -> NDArray[np.float64]:
-    """Embeddings of noisy waveforms. Shape: (n, T) -> (n, D).
+    """Embeddings of noisy waveforms, of length 1 in double precision. Shape: (n, T) -> (n, D).
 
-    Raises InputError unless they have length 1.
+    Raises InputError for an encoder that does not give them length 1, but for rounding in its own precision.
     """
     with torch.inference_mode():
         found = encoder(noisy).double().cpu().numpy()
-    if found.ndim != 2 or np.abs(np.linalg.norm(found, axis=1) - 1).max() > UNIT:
+    lengths = np.linalg.norm(found, axis=-1, keepdims=True)
+    if found.ndim != 2 or not np.abs(lengths - 1).max() <= UNIT:
         raise InputError("a speaker encoder must return one embedding of length 1 for each waveform")
-    return found
+    return found / lengths
 
 
 def _sums(cosines: NDArray[np.float64]) -> Sums:
-    if len(cosines) < 2 or not np.abs(cosines).max() <= 1 + UNIT:
+    if len(cosines) < 2 or not np.abs(cosines).max() <= 1 + ROUNDING:
         raise InputError("cosines lie in [-1, 1], and a bound needs two of them")
     return Sums.of(np.clip((1 + cosines) / 2, 0, 1))

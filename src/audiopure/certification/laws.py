@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -87,9 +86,12 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Laplace:
-    """Laplace noise, independent in every sample: -scale log(2 - 2p) in L1 (Teng et al. 2020).
+    """Laplace noise, independent in every sample: certifies L1 (Teng et al. 2020).
 
-    Of the other shares only 1 - p counts. Standard deviation sqrt(2) scale.
+    A change of norm r makes no share more than e^(r/scale) times as large or as small, and neither what it
+    leaves to the others. So p e^(-r/scale) > q e^(r/scale) suffices, and so does 1 - (1 - p) e^(r/scale) >
+    q e^(r/scale): the radius is the larger of scale/2 log(p/q) and -scale log(1 - p + q). Standard deviation
+    sqrt(2) scale.
 
     Raises InputError unless 0 < scale < infinity.
     """
@@ -110,9 +112,10 @@ class Laplace:
         return -self.scale * normal.sign() * tail
 
     def radius(self, p: float, q: float | None = None) -> float:
-        if p <= 0.5:
+        q = 1 - p if q is None else min(q, 1 - p)
+        if p <= q:
             return 0.0
-        return -self.scale * math.log(2 - 2 * p) if p < 1 else math.inf
+        return self.scale * max(math.log(p / q) / 2, -math.log1p(q - p)) if q > 0 else math.inf
 
     def implied(self, radius: float, samples: int) -> Mapping[str, float]:
         """L2 and L-infinity: a vector's L1 norm is at most sqrt(samples) and `samples` times these."""
@@ -150,7 +153,7 @@ class Shaped:
             )
         object.__setattr__(self, "response", gains)
 
-    @cached_property
+    @property
     def sigma(self) -> float:
         """Standard deviation of a sample of the filtered noise."""
         weights = np.full(len(self.response), 2.0)

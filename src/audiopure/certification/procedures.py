@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -21,18 +21,18 @@ from audiopure.errors import InputError
 from audiopure.metrics import clopper_pearson_lower
 
 Array = NDArray[np.float64]
-Statistic = Callable[[Tensor], Tensor]  # of the scores of some draws; its values add up over draws
+Statistic = Callable[[Tensor], Tensor]  # of the scores (n, C) of some draws
 
 
 class Ask(Protocol):
     """What a procedure asks about one object."""
 
     def sum(self, purpose: Purpose, first: int, last: int, of: Statistic) -> Array:
-        """The sum of a statistic over draws first..last-1, `first` a multiple of 100."""
+        """A statistic that adds up over draws, of first..last-1, `first` a multiple of 100."""
         ...
 
-    def scores(self, purpose: Purpose, first: int, last: int) -> Iterator[Tensor]:
-        """Scores (n, C) of these draws, in parts."""
+    def whole(self, purpose: Purpose, first: int, last: int, of: Statistic) -> Array:
+        """A statistic of the scores of these draws all together, which does not add up."""
         ...
 
 
@@ -84,6 +84,11 @@ class Certify:
         _check_draws(self.n0, self.n, self.alpha)
         if self.tolerance is not None and self.tolerance < 0:
             raise InputError(f"the tolerance is at least 0, got {self.tolerance:g}")
+
+    @property
+    def most(self) -> int:
+        """Draws of one object, at most."""
+        return self.n0 + self.n
 
     @property
     def looks(self) -> Looks:
@@ -147,7 +152,7 @@ class CertifyScores:
 
     Args:
         bound: a name in `scores.CHOICES`.
-        n0: draws that select the label and the bound's settings.
+        n0: draws that select the label, and as many others that choose the bound's settings.
         n: draws of the estimate.
         alpha: chance that a certificate is wrong.
     """
@@ -162,12 +167,23 @@ class CertifyScores:
             raise InputError(f"there is no certificate '{self.bound}'; there are: {', '.join(CHOICES)}.")
         _check_draws(self.n0, self.n, self.alpha)
 
+    @property
+    def most(self) -> int:
+        """Draws of one object."""
+        return 2 * self.n0 + self.n
+
     def __call__(self, ask: Ask, law: Law) -> Certificate:
         if not isinstance(law, Gaussian):
             raise InputError("a certificate of mean probabilities needs Gaussian noise")
         guess = int(ask.sum("select", 0, self.n0, lambda scores: scores.softmax(1).sum(0)).argmax())
-        pilot = torch.cat([margins(scores, guess) for scores in ask.scores("pilot", 0, self.n0)])
-        bound = CHOICES[self.bound](pilot.cpu().numpy(), self.n, self.alpha)
+        kind, choose = CHOICES[self.bound]
+
+        def chosen(scores: Tensor) -> Tensor:
+            found = choose(margins(scores, guess).cpu().numpy(), self.n, self.alpha)
+            return torch.tensor(astuple(found), dtype=torch.float64)
+
+        # only numbers are kept of draws: of the pilot's, the settings of the bound that they chose
+        bound = kind(*ask.whole("pilot", 0, self.n0, chosen).tolist())
 
         def unit(scores: Tensor) -> Tensor:
             values = torch.from_numpy(bound.unit(margins(scores, guess).cpu().numpy()))

@@ -3,7 +3,7 @@
 Noise may be added at any of these. The certificate is then about changes of that object, in its own units,
 and what comes after the noise is part of the base classifier. A certificate at a spectrogram says nothing
 about the waveform unless the way from one to the other is known to stretch distances by no more than some
-factor; `Magnitude.waveform_radius` has one.
+factor; `Magnitude.waveform_radius` has one, which `implied` names.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from audiopure.errors import InputError
 from audiopure.frontend import LogMel, Spectrogram
+
+WAVEFORM = "waveform L2"  # among the radii that follow from another object's
 
 
 class Representation(Protocol):
@@ -34,6 +36,10 @@ class Representation(Protocol):
         """The object of each waveform, before the noise. Shape: (B, T) -> (B, ...)."""
         ...
 
+    def implied(self, radius: float) -> Mapping[str, float]:
+        """Radii of other objects, named with their norm, that follow from an L2 radius of this one."""
+        ...
+
 
 @dataclass(frozen=True)
 class Waveform:
@@ -44,6 +50,9 @@ class Waveform:
 
     def encode(self, waveform: Tensor) -> Tensor:
         return waveform
+
+    def implied(self, radius: float) -> Mapping[str, float]:
+        return {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +69,11 @@ class Magnitude:
     def decode(self, noisy: Tensor) -> Tensor:
         front = _front(self.recogniser)
         return front.decibel(front.mel.sum(noisy.relu().square()))
+
+    def implied(self, radius: float) -> Mapping[str, float]:
+        """The waveform's, where there is one."""
+        known = self._spectrogram.pad_mode == "constant"
+        return {WAVEFORM: self.waveform_radius(radius)} if known else {}
 
     def waveform_radius(self, radius: float) -> float:
         """The L2 radius for the waveform that follows from one for the magnitudes.
@@ -99,6 +113,9 @@ class Filterbank:
     def decode(self, noisy: Tensor) -> Tensor:
         return _front(self.recogniser).decibel(noisy.relu() * self.SPEECH)
 
+    def implied(self, radius: float) -> Mapping[str, float]:
+        return {}
+
 
 @dataclass(frozen=True, eq=False)
 class LogMelSpectrogram:
@@ -113,6 +130,9 @@ class LogMelSpectrogram:
 
     def decode(self, noisy: Tensor) -> Tensor:
         return noisy
+
+    def implied(self, radius: float) -> Mapping[str, float]:
+        return {}
 
 
 class Hears(nn.Module):

@@ -1,7 +1,7 @@
 """Certificates from the values of a score: "full information" (Dvijotham et al. 2020, section 4.1).
 
-A score in [-1, 1] whose mean is positive at x stays positive on average within a radius. Two bounds of that
-mean under the noise around x + delta are here, by KL and by hockey-stick divergences. Both need one
+A score in [-1, 1] whose mean is positive at x stays positive on average within a radius. Three bounds of that
+mean under the noise around x + delta are here, by KL, Renyi and hockey-stick divergences. Each needs one
 expectation under the noise around x, of a function with settings; settings are chosen on pilot draws, and the
 expectation is bounded on other draws, so that the confidence is exact.
 """
@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from audiopure.certification.bounds import Method, Sums, mean_upper
-from audiopure.certification.divergences import HockeyStick, KullbackLeibler, radius
+from audiopure.certification.divergences import HockeyStick, KullbackLeibler, Renyi, radius
 from audiopure.errors import InputError
 
 Array = NDArray[np.float64]
@@ -56,6 +56,30 @@ class KlBound:
 
 
 @dataclass(frozen=True)
+class RenyiBound:
+    """mean >= kappa - exp(D / b) (E max(kappa - score, 0)^b)^(1/b), for any kappa > 0.
+
+    Hoelder's inequality for density times max(kappa - score, 0): b = order / (order - 1), and D is the Renyi
+    divergence of that order.
+    """
+
+    order: float
+    kappa: float
+
+    def unit(self, scores: Array) -> Array:
+        return (np.maximum(self.kappa - scores, 0.0) / (self.kappa + 1)) ** self._exponent
+
+    def radius(self, sums: Sums, sigma: float, alpha: float, method: Method = "bernstein") -> float:
+        upper = mean_upper(sums, alpha, method)
+        eps = self._exponent * math.log(self.kappa / (self.kappa + 1)) - math.log(upper)
+        return radius(Renyi(self.order), eps, sigma)
+
+    @property
+    def _exponent(self) -> float:
+        return self.order / (self.order - 1)
+
+
+@dataclass(frozen=True)
 class HockeyBound:
     """mean >= kappa - (kappa + 1) (eps + max(1 - beta, 0)) - beta E max(kappa - score, 0)."""
 
@@ -82,6 +106,14 @@ def choose_kl(pilot: Array, n: int, alpha: float, method: Method = "bernstein") 
     return KlBound(math.exp(float(found.x)))  # type: ignore[attr-defined]
 
 
+def choose_renyi(pilot: Array, n: int, alpha: float, method: Method = "bernstein") -> RenyiBound:
+    """As `choose_kl`, over a grid of order and kappa."""
+    _check(pilot)
+    orders, kappas = 1 + np.exp(np.linspace(-3, 2, 16)), np.exp(np.linspace(-2, 2.5, 19))
+    bounds = [RenyiBound(order, kappa) for order in orders.tolist() for kappa in kappas.tolist()]
+    return max(bounds, key=lambda bound: bound.radius(_scaled(bound.unit(pilot), n), 1.0, alpha, method))
+
+
 def choose_hockey(pilot: Array, n: int, alpha: float, method: Method = "bernstein") -> HockeyBound:
     """As `choose_kl`, over a grid of kappa and beta."""
     _check(pilot)
@@ -96,10 +128,18 @@ def choose_hockey(pilot: Array, n: int, alpha: float, method: Method = "bernstei
     return chosen
 
 
+class Choice(NamedTuple):
+    """A bound, and how its settings are chosen: on a pilot, for a number of draws and alpha."""
+
+    kind: Callable[..., ScoreBound]
+    choose: Callable[[Array, int, float], KlBound | RenyiBound | HockeyBound]
+
+
 # by the name of the certificate; a new one is a bound, its choice and one line here
-CHOICES: Mapping[str, Callable[[Array, int, float], ScoreBound]] = {
-    "kl": choose_kl,
-    "hockey-stick": choose_hockey,
+CHOICES: Mapping[str, Choice] = {
+    "kl": Choice(KlBound, choose_kl),
+    "renyi": Choice(RenyiBound, choose_renyi),
+    "hockey-stick": Choice(HockeyBound, choose_hockey),
 }
 
 
@@ -114,7 +154,7 @@ def full_information(
     if name not in CHOICES:
         raise InputError(f"there is no certificate '{name}' of scores; there are: {', '.join(CHOICES)}.")
     _check(scores)
-    bound = CHOICES[name](pilot, len(scores), alpha)
+    bound = CHOICES[name].choose(pilot, len(scores), alpha)
     return bound.radius(Sums.of(bound.unit(scores)), sigma, alpha, method)
 
 

@@ -22,6 +22,24 @@ from audiopure.errors import InputError
 from audiopure.noise import NoiseSource
 
 
+@dataclass
+class Rows:
+    """How many noisy objects go through a base at once: half as many once they did not fit the memory.
+
+    Changes memory and speed, not results. Whoever shares one does not try again what did not fit.
+    """
+
+    count: int = 64
+
+    def halve(self) -> None:
+        """Raises InputError for a single row."""
+        if self.count == 1:
+            raise InputError(
+                "a single noisy version does not fit the device's memory: cut the clip, or use the CPU"
+            )
+        self.count //= 2
+
+
 @dataclass(frozen=True)
 class Sampler:
     """Asks the base classifier about noisy versions of one object.
@@ -32,7 +50,7 @@ class Sampler:
         law: of the smoothing noise.
         x: the object, without a batch axis.
         seed, item: of the draws.
-        rows: how many noisy versions go through the base at once; changes memory and speed, not results.
+        rows: how many noisy versions go through the base at once.
     """
 
     base: nn.Module
@@ -40,31 +58,45 @@ class Sampler:
     x: Tensor
     seed: int
     item: int
-    rows: int = 64
+    rows: Rows = field(default_factory=Rows)
 
     def sum(self, purpose: Purpose, first: int, last: int, of: Statistic) -> Array:
-        """The sum of a statistic over draws first..last-1, `first` a multiple of 100, in double precision."""
-        total: Tensor | None = None
-        for scores in self.scores(purpose, first, last):
-            found = of(scores).double()
-            total = found if total is None else total + found
-        if total is None:
-            raise InputError(f"there are no draws from {first} to {last}")
-        return total.cpu().numpy()
+        """A statistic that adds up over draws, of first..last-1, `first` a multiple of 100, in doubles."""
+        parts = [of(scores).double() for scores in self.scores(purpose, first, last)]
+        return torch.stack(parts).sum(0).cpu().numpy()
+
+    def whole(self, purpose: Purpose, first: int, last: int, of: Statistic) -> Array:
+        """A statistic of the scores of these draws all together, in doubles."""
+        return of(torch.cat(list(self.scores(purpose, first, last)))).double().cpu().numpy()
 
     def scores(self, purpose: Purpose, first: int, last: int) -> Iterator[Tensor]:
-        """Scores (rows, C) of the base, batch by batch."""
-        draws = Draws(self.seed, self.item, purpose)
-        whole = max(1, self.rows // CHUNK) * CHUNK  # the chunks that fill a batch
-        with torch.inference_mode():
-            for begin in range(first, last, whole):
-                count = min(whole, last - begin)
-                normal = draws.normal(begin, count, tuple(self.x.shape), self.x.device).to(self.x.dtype)
-                noisy = self.x + self.law.noise(normal)
-                base = draws.base(begin, count)
-                for k in range(0, count, self.rows):
-                    part = noisy[k : k + self.rows]
-                    yield ask(self.base, part, base.rows(range(k, k + len(part))))
+        """Scores (n, C) of the base, batch by batch.
+
+        Raises InputError for no draws, or where a single row does not fit the device's memory.
+        """
+        if first >= last:
+            raise InputError(f"there are no draws from {first} to {last}")
+        while first < last:
+            try:
+                for scores in self._batches(purpose, first, last):
+                    yield scores
+                    first += len(scores)
+            except torch.OutOfMemoryError:
+                self.rows.halve()
+
+    @torch.inference_mode()
+    def _batches(self, purpose: Purpose, first: int, last: int) -> Iterator[Tensor]:
+        """As `scores`, from any draw on, with as many rows as there are now."""
+        draws, rows = Draws(self.seed, self.item, purpose), self.rows.count
+        whole = max(1, rows // CHUNK) * CHUNK  # the chunks that fill a batch
+        for begin in range(first - first % CHUNK, last, whole):
+            count = min(whole, last - begin)
+            normal = draws.normal(begin, count, tuple(self.x.shape), self.x.device).to(self.x.dtype)
+            noisy = self.x + self.law.noise(normal)
+            base = draws.base(begin, count)
+            for k in range(max(0, first - begin), count, rows):
+                part = noisy[k : k + rows]
+                yield ask(self.base, part, base.rows(range(k, k + len(part))))
 
 
 def ask(base: nn.Module, noisy: Tensor, noise: NoiseSource) -> Tensor:
@@ -98,7 +130,7 @@ class Smoothed:
 
     def __post_init__(self) -> None:
         for step in self.before:
-            check(step)
+            check(step, self.law.norm)
 
     def object(self, waveform: Tensor) -> Tensor:
         """What gets the noise. Shape: (T,) -> (...)."""
@@ -110,7 +142,7 @@ class Smoothed:
             return self.representation.encode(waveform[None])[0]
 
     def sampler(self, waveform: Tensor, *, seed: int, item: int = 0, rows: int = 64) -> Sampler:
-        return Sampler(self.base, self.law, self.object(waveform), seed, item, rows)
+        return Sampler(self.base, self.law, self.object(waveform), seed, item, Rows(rows))
 
     def certify(
         self, waveform: Tensor, how: Certify | CertifyScores | None = None, *, seed: int, item: int = 0

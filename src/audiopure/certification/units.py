@@ -13,7 +13,7 @@ from torch import Tensor
 from audiopure import psychoacoustics
 from audiopure.errors import InputError
 
-OCTAVES = (125, 250, 500, 1000, 2000, 4000)  # Hz, centres; a band reaches half an octave to each side
+OCTAVES = (125, 250, 500, 1000, 2000, 4000, 8000)  # Hz, centres; a band reaches half an octave to each side
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,12 @@ def decibel(a: float, b: float) -> float:
 
 
 def octave_levels(waveform: Tensor, sample_rate: int) -> dict[int, float]:
-    """L2 norm of what a clip has in each octave below half the sample rate. Shape: (T,)."""
+    """L2 norm of what a clip has in each octave that begins below half the sample rate. Shape: (T,)."""
     spectrum = torch.fft.rfft(waveform.double())
     hz = torch.fft.rfftfreq(len(waveform), 1 / sample_rate)
     energy = 2 * spectrum.abs().square() / len(waveform)  # of both conjugates, by Parseval
+    if len(waveform) % 2 == 0:
+        energy[-1] /= 2  # half the sample rate is its own conjugate
     found = {}
     for centre in OCTAVES:
         low, high = centre / math.sqrt(2), centre * math.sqrt(2)

@@ -10,7 +10,6 @@ import typer
 
 from audiopure.cli.console import advancing, duration, say
 from audiopure.cli.device import Device, Merge, Seed, Shard, ThreadsEach, Workers, prepare
-from audiopure.errors import InputError
 
 if TYPE_CHECKING:
     from audiopure.evaluation.certified.engine import Certification
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
 
 def certify(
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder for the report; a run that was cut off goes on.")
-    ],
+        Path, typer.Option("--output", "-o", help="Folder for the report; a run cut off goes on there.")
+    ] = Path("audiopure-certificates"),
     system: Annotated[str, typer.Option(help="As for evaluate: small+digits, digits ...")] = "small+digits",
     data: Annotated[
         Path | None, typer.Option(help="Folder of labelled audio; by default the clips that ship.")
@@ -41,7 +40,7 @@ def certify(
     before: Annotated[
         str, typer.Option(help="Steps before the noise, as clip,gain=0.5; others void a certificate.")
     ] = "",
-    certificate: Annotated[str, typer.Option(help="cohen, pair, kl or hockey-stick.")] = "cohen",
+    certificate: Annotated[str, typer.Option(help="cohen, pair, kl, renyi or hockey-stick.")] = "cohen",
     n0: Annotated[int, typer.Option(min=1, help="Draws that select the answer.")] = 100,
     n: Annotated[int, typer.Option(min=1, help="Draws that bound its share, at most.")] = 10_000,
     alpha: Annotated[float, typer.Option(help="Chance that a clip's certificate is wrong.")] = 0.001,
@@ -57,6 +56,9 @@ def certify(
     workers: Workers = None,
     threads: ThreadsEach = None,
     device: Device = "cpu",
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Noisy versions at once: memory and speed; default: as fits.")
+    ] = None,
 ) -> None:
     """Certify a system's answers by randomized smoothing.
 
@@ -95,6 +97,7 @@ def certify(
         precision=precision,
         shard=part(shard),
         device=device,
+        rows=rows,
     )
     work = Certification.prepare(settings, output, workers=workers, threads=threads)
     work.begin()
@@ -109,8 +112,6 @@ def certify(
 def _run(work: Certification, workers: int, threads: int) -> Certificates:
     from audiopure.evaluation.certified.run import conclude, estimate, missing, run
 
-    if not work.units:
-        raise InputError("this shard has no clips.")
     draws = missing(work)
     total = draws * estimate(work) / workers
     at_most = "" if work.settings.tolerance is None else "at most "

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,48 +14,22 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from audiopure.certification.draws import Purpose
-from audiopure.certification.procedures import Array, Certificate, Statistic
-from audiopure.certification.smoothing import Sampler, Smoothed
+from audiopure.certification.procedures import Ask, Certificate
+from audiopure.certification.smoothing import Rows, Sampler, Smoothed
 from audiopure.certification.units import meaning
 from audiopure.errors import InputError
 from audiopure.evaluation import workplace
 from audiopure.evaluation.card import Data
 from audiopure.evaluation.certified.record import ClipCertificate, Explained
 from audiopure.evaluation.certified.settings import CertifySettings, smoothed
+from audiopure.evaluation.certified.tallies import Drawing, Kept, Seen, Tallies, Tick, Unfinished
 from audiopure.evaluation.clips import Clips, load_clips
 from audiopure.evaluation.engine import machine
-from audiopure.evaluation.journal import Journal
 from audiopure.evaluation.plan import PlannedClip, data_facts, planned_clips, share_of, versions
 from audiopure.systems import System, as_system, load_system
 
-BLOCK = 1000  # draws between appends to the journal
 ROWS = {"cpu": 25}  # noisy versions at once; more do not fit a CPU's caches
-MANY_ROWS = 1000
-Tick = Callable[[int], None]  # told how many draws have been done or spared
-
-
-class Tallied(BaseModel):
-    """The sum of a statistic over draws first..last-1 of a clip."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    clip: str
-    purpose: Purpose
-    first: int
-    last: int
-    values: list[float]
-    seconds: float
-
-
-class Tallies(Journal[Tallied]):
-    kind = Tallied
-
-    def key(self, line: Tallied) -> tuple[str, str, int, int]:
-        return line.clip, line.purpose, line.first, line.last
-
-
-Seen = dict[tuple[str, str, int, int], Tallied]
+MANY_ROWS = 1000  # halved where they do not fit a GPU's memory
 
 
 class CertifyPlan(BaseModel):
@@ -78,61 +52,23 @@ class CertifyPlan(BaseModel):
     @property
     def digest(self) -> str:
         """Equal for runs whose certificates may stand together: all but where and in which share they ran."""
-        settings = self.settings.model_copy(update={"shard": None, "device": "cpu", "data": None})
+        place = {"shard": None, "device": "cpu", "data": None, "rows": None}
+        settings = self.settings.model_copy(update=place)
         data = self.data.model_copy(update={"shard": None})
         whole = self.model_copy(update={"command": "", "machine": {}, "settings": settings, "data": data})
         return hashlib.sha256(whole.model_dump_json().encode()).hexdigest()[:16]
 
 
 @dataclass
-class Known:
-    """Asks a sampler only for what the journal does not hold, and tells it what is new."""
-
-    clip: str
-    sampler: Sampler
-    journal: Tallies
-    seen: Seen
-    tick: Tick
-
-    def sum(self, purpose: Purpose, first: int, last: int, of: Statistic) -> Array:
-        total: Array | None = None
-        for begin in range(first, last, BLOCK):
-            found = self._block(purpose, begin, min(begin + BLOCK, last), of)
-            total = found if total is None else total + found
-        assert total is not None
-        return total
-
-    def _block(self, purpose: Purpose, first: int, last: int, of: Statistic) -> Array:
-        key = (self.clip, purpose, first, last)
-        if key not in self.seen:
-            started = time.perf_counter()
-            values = self.sampler.sum(purpose, first, last, of)
-            line = Tallied(
-                clip=self.clip,
-                purpose=purpose,
-                first=first,
-                last=last,
-                values=values.tolist(),
-                seconds=round(time.perf_counter() - started, 4),
-            )
-            self.journal.append([line])
-            self.seen[key] = line
-            self.tick(last - first)
-        return torch.tensor(self.seen[key].values, dtype=torch.float64).numpy()
-
-    def scores(self, purpose: Purpose, first: int, last: int) -> Iterator[Tensor]:
-        yield from self.sampler.scores(purpose, first, last)
-
-
-@dataclass
 class Certification:
-    """A prepared certification."""
+    """A prepared certification. Its models are on `device`."""
 
     folder: Path
     plan: CertifyPlan
     system: System
     clips: Clips
     model: Smoothed
+    device: torch.device
 
     @classmethod
     def prepare(
@@ -155,13 +91,16 @@ class Certification:
         name = settings.system
         system = load_system(name) if model is None else as_system(model.eval(), spec=name)
         clips = load_clips(settings.data, system.undefended, settings.limit or None, settings.seed)
+        if settings.shard is not None and settings.shard[0] > len(clips.targets):
+            number, count = settings.shard
+            raise InputError(f"shard {number}/{count}: there are {len(clips.targets)} clips.")
         found = smoothed(settings, system)
         device = torch.device(settings.device)
         for part in (found.base, system.undefended):
             part.to(device)
         is_wave = found.representation.name == "waveform"
         plan = CertifyPlan(
-            command=settings.command,
+            command=settings.command if model is None else settings.call,
             versions=versions(),
             machine=machine(settings.device, workers, threads),
             settings=settings,
@@ -173,7 +112,7 @@ class Certification:
             norm=found.law.norm,
             clips=planned_clips(clips),
         )
-        return cls(folder, plan, system, clips, found)
+        return cls(folder, plan, system, clips, found, device)
 
     @property
     def settings(self) -> CertifySettings:
@@ -219,57 +158,66 @@ class Certification:
         self._found(self.asker(unit, count))
         tick(max(0, self.most - before - done))
 
+    def finished(self, unit: int) -> bool:
+        """Whether the journal holds all draws that a clip's certificate asks for."""
+        try:
+            self._found(self._kept(unit))
+        except Unfinished:
+            return False
+        return True
+
     @property
     def most(self) -> int:
         """Draws of a clip, at most."""
-        return self.settings.n0 + self.settings.n
+        return self.settings.procedure.most
+
+    @cached_property
+    def rows(self) -> Rows:
+        """How many noisy versions go through the base at once, of whatever clip of this process."""
+        return Rows(self.settings.rows or ROWS.get(self.device.type, MANY_ROWS))
 
     def drawn(self, unit: int) -> int:
         """Draws of a clip that the journal holds."""
         return sum(line.last - line.first for line in self.seen[self.clips.ids[unit]].values())
 
-    def asker(self, unit: int, tick: Tick) -> Known:
+    def asker(self, unit: int, tick: Tick) -> Drawing:
         name = self.clips.ids[unit]
-        waveform = self.waveform(unit).to(self.settings.device)
-        device = torch.device(self.settings.device).type
-        sampler = Sampler(
-            self.model.base,
-            self.model.law,
-            self.model.object(waveform),
-            self.settings.seed,
-            self.clips.items[unit],
-            ROWS.get(device, MANY_ROWS),
-        )
-        return Known(name, sampler, self.journal, self.seen[name], tick)
+        x = self.model.object(self.waveform(unit).to(self.device))
+        seed, item = self.settings.seed, self.clips.items[unit]
+        sampler = Sampler(self.model.base, self.model.law, x, seed, item, self.rows)
+        return Drawing(name, self.seen[name], sampler, self.journal, tick)
+
+    def _kept(self, unit: int) -> Kept:
+        name = self.clips.ids[unit]
+        return Kept(name, self.seen[name])
 
     def waveform(self, unit: int) -> Tensor:
         """A clip, with zeros up to one second, as recognisers pad it: the noise falls on these too."""
         clip = self.clips.waveforms[unit]
         return nn.functional.pad(clip, (0, max(0, self.system.sample_rate - len(clip))))
 
-    def certificate(self, unit: int, tick: Tick = lambda draws: None) -> ClipCertificate:
-        """A clip's certificate, from the journal and what is missing there."""
-        ask = self.asker(unit, tick)
-        found = self._found(ask)
+    def certificate(self, unit: int) -> ClipCertificate:
+        """A clip's certificate, from the journal alone. Raises Unfinished where it lacks draws."""
+        kept = self._kept(unit)
+        found = self._found(kept)
         labels = self.system.labels
-        samples = ask.sampler.x.numel()
-        finite = found.radius < float("inf")
+        implied = self._implied(unit, found.radius)
         return ClipCertificate(
             id=self.clips.ids[unit],
             label=labels[self.clips.targets[unit]],
             answer=None if found.label is None else labels[found.label],
             guess=labels[found.guess],
             radius=found.radius,
-            implied=dict(self.model.law.implied(found.radius, samples)),
+            implied=implied,
             p=found.p,
             q=found.q,
             n=found.n,
             counts={label: k for label, k in zip(labels, found.counts, strict=True) if k},
-            explained=self._explained(unit, found.radius) if found.radius > 0 and finite else None,
-            seconds=round(sum(line.seconds for line in ask.seen.values()), 3),
+            explained=self._explained(unit, self._l2(found.radius, implied)),
+            seconds=round(sum(line.seconds for line in kept.seen.values()), 3),
         )
 
-    def _found(self, ask: Known) -> Certificate:
+    def _found(self, ask: Ask) -> Certificate:
         found = self.settings.procedure(ask, self.model.law)
         if len(found.counts) != len(self.system.labels):
             raise InputError(
@@ -277,8 +225,17 @@ class Certification:
             )
         return found
 
+    def _implied(self, unit: int, radius: float) -> dict[str, float]:
+        """The radii in other norms, and of the waveform, that follow."""
+        samples = self.model.object(self.waveform(unit).to(self.device)).numel()
+        found = dict(self.model.law.implied(radius, samples))
+        return found | dict(self.model.representation.implied(self._l2(radius, found)))
+
+    def _l2(self, radius: float, implied: Mapping[str, float]) -> float:
+        return radius if self.model.law.norm == "L2" else implied["L2"]
+
     def _explained(self, unit: int, radius: float) -> Explained | None:
-        if self.model.representation.name != "waveform" or self.model.law.norm != "L2":
+        """Of an L2 radius; None unless it is a waveform's, positive and finite."""
+        if self.model.representation.name != "waveform" or not 0 < radius < math.inf:
             return None
-        found = meaning(self.clips.waveforms[unit], radius, self.system.sample_rate)
-        return Explained(**vars(found))
+        return Explained(**vars(meaning(self.waveform(unit), radius, self.system.sample_rate)))

@@ -74,11 +74,10 @@ def _denoised(work: Certification, noisy: Tensor) -> Tensor | None:
     base = base.base if isinstance(base, Reduced) else base
     if isinstance(base, LocalSmoothing):
         base = base.denoised
-    device = torch.device(work.settings.device)
     with torch.inference_mode():
         if isinstance(base, OneShot):
-            return base.denoise(noisy[None].to(device))[0].float().cpu()
+            return base.denoise(noisy[None].to(work.device))[0].float().cpu()
         if isinstance(base, MultiStep):
             source = Draws(work.settings.seed, 0, "predict").base(0, 1)
-            return base.denoise(noisy[None].to(device), source)[0].float().cpu()
+            return base.denoise(noisy[None].to(work.device), source)[0].float().cpu()
     return None

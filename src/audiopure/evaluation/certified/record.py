@@ -1,7 +1,7 @@
 """The record of a certification: the schema of `certificates.json`, version 1.
 
     schema      "audiopure-certificates-1"; changes when a field changes its meaning
-    command     the shell command that repeats it
+    command     the shell command that repeats it, or the Python call for a model without a name
     versions    audiopure, python, torch
     machine     device, threads, workers
     settings    all settings, see `settings.CertifySettings`
@@ -51,10 +51,11 @@ class ClipCertificate(_Part):
     Attributes:
         label: the clip's.
         answer: the smoothed classifier's, None where it abstains; guess: what it would be.
-        radius: in `norm`; implied: the radii in other norms that follow.
+        radius: in `norm`; implied: the radii that follow, in other norms and of the waveform ("waveform L2").
         p, q: bounds of the answer's share of votes, and of any other's.
         n: draws; counts: their votes by label.
-        explained: of an L2 radius of a waveform, None where there is none.
+        explained: of the L2 radius of a waveform with the zeros that pad it, certified or implied; None for
+            none.
     """
 
     id: str

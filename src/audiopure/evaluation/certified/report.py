@@ -40,17 +40,18 @@ def write_report(record: Certificates, folder: Path, shown: Sequence[Shown] = ()
 
 def table(record: Certificates) -> str:
     """A line for each clip, as CSV."""
-    norms = sorted({norm for clip in record.clips for norm in clip.implied})
-    explained = ("snr", "rms", "inaudible", "noticeable", "heard")
+    norms, octaves = words.norms(record), words.octaves(record)
     names = ["id", "label", "answer", "guess", "right", "radius", *(f"radius_{norm}" for norm in norms)]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*names, "p", "q", "n", *(f"{name}" for name in explained)])
+    writer.writerow([*names, "p", "q", "n", *words.MEANINGS, *(f"octave_{hz}" for hz in octaves)])
     for clip in record.clips:
         row = [clip.id, clip.label, clip.answer or "", clip.guess, int(clip.right), clip.radius]
         row += [clip.implied[norm] for norm in norms]
         row += [clip.p, clip.q, clip.n]
-        row += ["" if clip.explained is None else getattr(clip.explained, name) for name in explained]
+        known = clip.explained
+        row += [None if known is None else getattr(known, name) for name in words.MEANINGS]
+        row += [None if known is None else known.octaves[hz] for hz in octaves]
         writer.writerow(["" if value is None else value for value in row])
     return out.getvalue()
 

@@ -13,11 +13,12 @@ from torch import nn
 
 from audiopure.errors import InputError
 from audiopure.evaluation import workplace
-from audiopure.evaluation.certified.engine import Certification, CertifyPlan, Tallies
+from audiopure.evaluation.certified.engine import Certification, CertifyPlan
 from audiopure.evaluation.certified.examples import examples
 from audiopure.evaluation.certified.record import Certificates, ClipCertificate, curve
 from audiopure.evaluation.certified.report import write_report
 from audiopure.evaluation.certified.settings import CertifySettings
+from audiopure.evaluation.certified.tallies import Tallies
 from audiopure.evaluation.crew import share
 from audiopure.evaluation.running import using_threads
 from audiopure.systems import unchanged
@@ -30,7 +31,7 @@ def certify(
     sigma: float = 0.25,
     output: str | Path | None = None,
     workers: int = 1,
-    progress: Callable[[str], None] = lambda sentence: None,
+    progress: Callable[[str], None] | None = None,
     **settings: object,
 ) -> Certificates:
     """Certify a system's answers for the clips of a folder by randomized smoothing.
@@ -41,7 +42,7 @@ def certify(
         sigma: of the smoothing noise.
         output: folder for the report, where a run that was cut off goes on; None keeps nothing.
         workers: processes; with a model instead of a specification only 1 works.
-        progress: told in sentences what happens.
+        progress: told beforehand in a sentence what is to be drawn, and how long it takes, from timing some.
         settings: any other of `CertifySettings`: object, noise, denoise, certificate, n0, n, alpha, limit ...
 
     Raises InputError for what cannot be used.
@@ -60,7 +61,12 @@ def certify(
         folder = Path(scratch if output is None else output)
         work = Certification.prepare(chosen, folder, model=model, workers=workers, threads=threads)
         work.begin()
-        progress(f"{len(work.units)} clips, at most {work.most:,} draws each")
+        if progress is not None:
+            with using_threads(threads):
+                minutes = missing(work) * estimate(work) / workers / 60
+            progress(
+                f"{len(work.units)} clips, at most {missing(work):,} draws: about {max(minutes, 1):.0f} min"
+            )
         run(work, workers=workers, threads=threads)
         return conclude(work, keep=output is not None)
 
@@ -68,12 +74,12 @@ def certify(
 def estimate(work: Certification) -> float:
     """Seconds of one draw in one process, from timing a few. Nothing of them is counted."""
     ask = work.asker(work.units[0], lambda draws: None).sampler
-    for scores in ask.scores("estimate", 0, ask.rows):  # the first also allocates
+    for scores in ask.scores("estimate", 0, work.rows.count):  # the first also allocates
         _ = float(scores.sum())
-    begin = time.perf_counter()
-    for scores in ask.scores("estimate", 0, 2 * ask.rows):
+    draws, begin = 2 * work.rows.count, time.perf_counter()
+    for scores in ask.scores("estimate", 0, draws):
         _ = float(scores.sum())  # waits for the device
-    return (time.perf_counter() - begin) / (2 * ask.rows)
+    return (time.perf_counter() - begin) / draws
 
 
 def missing(work: Certification) -> int:
@@ -107,7 +113,9 @@ def run(
 
 def conclude(work: Certification, *, keep: bool = True) -> Certificates:
     """The record, and in the folder the report with it."""
-    result = record(work.plan, [work.certificate(unit) for unit in work.units], work.journal)
+    with using_threads(1):  # decibels are rounded alike wherever a record is made
+        clips = [work.certificate(unit) for unit in work.units]
+    result = record(work.plan, clips, work.journal)
     if keep:
         write_report(result, work.folder, examples(work, result.clips))
     return result
@@ -135,26 +143,31 @@ def record(plan: CertifyPlan, clips: Sequence[ClipCertificate], journal: Tallies
 
 
 def merge(folders: Sequence[Path], output: Path) -> Certificates:
-    """One record from the folders of shards: draws of one plan, united by clip and number.
+    """One record from the folders of shards: draws of one plan, united by clip and number; none are drawn.
 
-    The result is a certification's folder like any other: what no shard has done, `certify` does there.
+    The result is a certification's folder like any other: what no shard has done, `certify` does there. The
+    shards may come from a device that this machine lacks.
 
-    Raises InputError if a folder holds no certification, if they do not belong to the same, if a shard is not
+    Raises InputError if a folder holds no certification, if they do not belong to the same, if a clip is not
     finished, or if `output` is one of them or holds something else.
     """
     first = workplace.unite(folders, output, CertifyPlan, "certification")
+    settings = first.settings.model_copy(update={"shard": None})
     whole = first.model_copy(
         update={
-            "command": workplace.whole_command(first.command),
-            "settings": first.settings.model_copy(update={"shard": None}),
+            "command": settings.command,
+            "settings": settings,
             "data": first.data.model_copy(update={"shard": None}),
         }
     )
     workplace.begin(whole, output, "a certification")
     Tallies(output / "draws.jsonl").unite(Tallies(folder / "draws.jsonl") for folder in folders)
-    work = Certification.prepare(whole.settings, output)
+    work = Certification.prepare(settings.model_copy(update={"device": "cpu"}), output)
     work.plan = whole
-    left = [work.clips.ids[unit] for unit in work.units if not work.drawn(unit)]
+    left = [work.clips.ids[unit] for unit in work.units if not work.finished(unit)]
     if left:
-        raise InputError(f"{len(left)} clips, {left[0]} among them, are in none of these shards.")
+        raise InputError(
+            f"{len(left)} clips, {left[0]} among them, are not finished in these shards: run the shards to "
+            f"their end and merge again, or finish here with {whole.command} -o {output}"
+        )
     return conclude(work)

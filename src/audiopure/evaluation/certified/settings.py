@@ -17,6 +17,7 @@ from audiopure.certification.bases import LocalSmoothing, MultiStep, OneShot, Pl
 from audiopure.certification.laws import Gaussian, Laplace, Law
 from audiopure.certification.procedures import Certify, CertifyScores
 from audiopure.certification.representations import Hears, representation
+from audiopure.certification.scores import CHOICES
 from audiopure.certification.smoothing import Smoothed
 from audiopure.defended import Defended, Guarded
 from audiopure.diffusion.denoiser import Denoiser
@@ -37,14 +38,18 @@ class CertifySettings(BaseModel):
         noise: law of the smoothing noise: "gaussian" certifies L2, "laplace" L1.
         sigma: its standard deviation, in units of the object.
         denoise: what follows the noise, a name in `BASES`; None is "one-shot" behind a purifier, "as-is"
-            behind other defences, and "none" without any.
+            behind other defences, and "none" without any. The chains of "multi-step" run at the clip's own
+            level, whatever the purifier's level policy.
         steps, votes: of "multi-step"; of "local" `votes` are its versions.
         local: standard deviation of the noise of "local".
         before: steps before the noise, see `certification.before`.
-        certificate: "cohen", "pair" (bounds every label's share), "kl" or "hockey-stick".
+        certificate: "cohen", "pair" (bounds every label's share), or of mean probabilities "kl", "renyi" or
+            "hockey-stick".
         n0, n, alpha, tolerance: see `certification.procedures.Certify`.
         precision: "bf16" runs the base classifier in bfloat16: then that is what is certified.
         shard: (i, n), the i-th of n parts of the clips.
+        rows: noisy versions that go through the base at once; changes speed and memory, not results. None
+            leaves it to the device.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,7 +64,7 @@ class CertifySettings(BaseModel):
     votes: int = Field(default=10, ge=1)
     local: float = Field(default=0.02, gt=0)
     before: str = ""
-    certificate: Literal["cohen", "pair", "kl", "hockey-stick"] = "cohen"
+    certificate: Literal["cohen", "pair", "kl", "renyi", "hockey-stick"] = "cohen"
     n0: int = Field(default=100, ge=1)
     n: int = Field(default=10_000, ge=1)
     alpha: float = Field(default=0.001, gt=0, lt=1)
@@ -69,6 +74,7 @@ class CertifySettings(BaseModel):
     precision: Literal["fp32", "bf16"] = "fp32"
     shard: tuple[int, int] | None = None
     device: str = "cpu"
+    rows: int | None = Field(default=None, ge=1)
 
     @classmethod
     def of(cls, **given: object) -> CertifySettings:
@@ -77,12 +83,19 @@ class CertifySettings(BaseModel):
 
     @property
     def command(self) -> str:
-        """The shell command that repeats it."""
+        """The shell command that repeats it, in a folder of its own."""
         words = ["audiopure", "certify", "--system", self.system]
         for name, value in self.changes.items():
             text = f"{value[0]}/{value[1]}" if isinstance(value, tuple) else str(value)
             words += [f"--{name}", text]
         return shlex.join(words)
+
+    @property
+    def call(self) -> str:
+        """What repeats it for a model that has no name for the command line."""
+        values = {k: str(v) if isinstance(v, Path) else v for k, v in self.changes.items()}
+        words = [f"<{self.system}>", *(f"{name}={value!r}" for name, value in values.items())]
+        return f"audiopure.certify({', '.join(words)})"
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -92,7 +105,7 @@ class CertifySettings(BaseModel):
 
     @property
     def procedure(self) -> Certify | CertifyScores:
-        if self.certificate in ("kl", "hockey-stick"):
+        if self.certificate in CHOICES:
             if self.tolerance is not None:
                 raise InputError("tolerance: certificates of mean probabilities cannot stop early.")
             return CertifyScores(self.certificate, self.n0, self.n, self.alpha)
@@ -113,6 +126,10 @@ def smoothed(settings: CertifySettings, system: System) -> Smoothed:
         name = settings.denoise or _usual(system)
         if name not in BASES:
             raise InputError(f"there is no way '{name}' to denoise; there are: {', '.join(BASES)}.")
+        if name in VOTES and settings.certificate in CHOICES:
+            raise InputError(
+                f"{name} counts votes, which are no probabilities to average: certify it with cohen or pair."
+            )
         base = BASES[name](settings, system)
     else:
         if settings.denoise not in (None, "none"):
@@ -183,6 +200,8 @@ def _multi_step(settings: CertifySettings, system: System) -> MultiStep:
 def _local(settings: CertifySettings, system: System) -> LocalSmoothing:
     return LocalSmoothing(_one_shot(settings, system), count=settings.votes, local=settings.local)
 
+
+VOTES = ("multi-step", "local")  # whose scores are votes, not logits
 
 # what follows the noise; a new way is one function and one line here
 BASES: Mapping[str, Callable[[CertifySettings, System], nn.Module]] = {

@@ -5,12 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from audiopure.certification.representations import WAVEFORM
+from audiopure.certification.scores import CHOICES
 from audiopure.evaluation.card import Proportion
 from audiopure.evaluation.certified.record import Certificates, ClipCertificate, round_step
 from audiopure.evaluation.report_words import percent
 
 PAPER_RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # of the paper's table 5
 COLUMNS = 7
+MEANINGS = {  # of `Explained`, as columns
+    "snr": "SNR, dB",
+    "rms": "RMS, dB",
+    "inaudible": "over all masked, dB",
+    "noticeable": "over the least heard, dB",
+    "heard": "heard, %",
+}
 
 
 def radii(record: Certificates) -> list[float]:
@@ -42,6 +51,11 @@ def verdict(record: Certificates) -> list[str]:
             f"Half of these withstand every change of the {record.object.split()[0]} below {middle:.3g} in "
             f"{record.norm} ({record.unit}). Mean radius, of other clips 0: {record.mean_radius:.3g}."
         )
+    # of a waveform certified in L1, or of a spectrogram
+    name = "L2" if record.object.startswith("waveform") else WAVEFORM
+    known = [clip.implied[name] for clip in right if name in clip.implied]
+    if known:
+        found.append(f"For the waveform that means {median(known):.3g} in L2 (full scale) at the median.")
     explained = [clip.explained for clip in right if clip.explained is not None]
     if explained:
         snr = median([e.snr for e in explained])
@@ -68,17 +82,24 @@ def notes(record: Certificates) -> list[str]:
         "cohen": "Cohen et al.",
         "pair": "bounds of every label",
         "kl": "KL",
-        "hockey-stick": "hockey-stick",
+        "renyi": "Rényi",
     }
+    selected = f"{s['n0']} draws select" + (
+        ", as many choose the bound" if s["certificate"] in CHOICES else ""
+    )
     found = [
         f"Certified: the {record.object}, {record.norm}, in {record.unit}. Noise: {s['noise']}, sigma "
-        f"{s['sigma']:g}; {s['n0']} draws select, at most {s['n']:,} estimate; "
+        f"{s['sigma']:g}; {selected}, at most {s['n']:,} estimate; "
         f"{how.get(s['certificate'], s['certificate'])}, "
         f"alpha {s['alpha']:g} for each clip.",
         f"{record.draws:,} draws, {record.seconds:,.0f} s of work.",
     ]
     if s["precision"] == "bf16":
         found.append("The base classifier runs in bfloat16: what is certified is that.")
+    if s["denoise"] == "multi-step":
+        found.append(
+            "The chains of multi-step run at the clip's own level, without the purifier's level policy."
+        )
     if s["before"]:
         found.append(f"Before the noise: {s['before']}, which brings no two clips further apart.")
     if record.data.note is not None:
@@ -104,3 +125,23 @@ def worst_first(clips: Sequence[ClipCertificate]) -> list[ClipCertificate]:
 def octaves(record: Certificates) -> list[int]:
     """Centres in Hz of the octaves in which radii are explained, none where they are not."""
     return next((list(c.explained.octaves) for c in record.clips if c.explained is not None), [])
+
+
+def norms(record: Certificates) -> list[str]:
+    """Names of the radii that follow from the certified ones."""
+    return sorted({name for clip in record.clips for name in clip.implied})
+
+
+def meanings(record: Certificates) -> list[str]:
+    """Heads of what `meaning_cells` has."""
+    return [*MEANINGS.values(), *(f"{hz} Hz, dB" for hz in octaves(record))] if octaves(record) else []
+
+
+def meaning_cells(record: Certificates, clip: ClipCertificate) -> list[str]:
+    """A radius in other words, as rounded numbers; empty where there are none."""
+    if clip.explained is None:
+        return [""] * len(meanings(record))
+    values = [getattr(clip.explained, name) for name in MEANINGS]
+    values[-1] = None if values[-1] is None else 100 * values[-1]
+    values += clip.explained.octaves.values()
+    return ["" if value is None else f"{value:.0f}" for value in values]

@@ -1,0 +1,54 @@
+"""What benchmarks tell of attacks on smoothed classifiers: an abstention is not another answer."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+pytestmark = pytest.mark.skipif(
+    not BENCHMARKS.is_dir(), reason="the benchmarks are no part of an installed package"
+)
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield importlib.import_module
+    for name in ("smoothed_attacks", "certificate_tables", "common"):
+        sys.modules.pop(name, None)
+
+
+def test_only_another_answer_within_the_radius_contradicts_a_certificate(module: Any) -> None:
+    answers = {"0.1": None, "0.25": 2, "0.5": 1, "qin": 1}
+    facts: dict[str, Any] = {"setting": "waveform", "label": 2, "clean": 2, "answers": answers}
+    line = module("smoothed_attacks").Line(clip="a", certified=2, radius=0.4, distance=2.0, **facts)
+    assert line.contradicted == []
+    assert line.model_copy(update={"radius": 0.6}).contradicted == ["0.5"]
+    assert line.model_copy(update={"radius": 3.0}).contradicted == ["0.5", "qin"]
+    # a certified answer that is not the label is a promise too
+    assert line.model_copy(update={"certified": 1, "radius": 0.6}).contradicted == ["0.25"]
+    assert line.model_copy(update={"certified": None, "radius": 0.0}).contradicted == []
+
+
+def test_abstentions_and_changed_answers_stand_apart(module: Any) -> None:
+    line = module("smoothed_attacks").Line
+    common: dict[str, Any] = {"setting": "waveform", "label": 2, "certified": 2, "clean": 2}
+    found = [
+        line(clip="a", radius=0.6, answers={"0.5": None, "qin": 1}, distance=2.0, **common),
+        line(clip="b", radius=0.6, answers={"0.5": 2, "qin": None}, distance=2.0, **common),
+        line(clip="c", radius=0.1, answers={"0.5": 1, "qin": 1}, distance=2.0, **common),
+        line(clip="d", radius=0.7, answers={"0.5": 0, "qin": 2}, distance=2.0, **common),
+        line(setting="noise", clip="a", label=2, shares={"clean": 0.9, "0.5": 0.3}),
+    ]
+    lines = [x.model_dump() | {"contradicted": x.contradicted} for x in found]
+    text = module("certificate_tables").attacks({"lines": lines})
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in text.splitlines()]
+    assert ["waveform", "4", "100", "0.5", "75", "25", "25", "50"] in rows
+    assert ["waveform", "4", "100", "Qin, 2", "", "25", "25", "50"] in rows
+    assert ["noise", "1", "90", "0.5", "none", "30", "", ""] in rows
+    assert "within a certified radius: 1." in text

@@ -1,0 +1,60 @@
+"""CERTIFY and PREDICT on votes whose shares are known, run many times."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from certification_helpers import SIGMA, Drawn
+from scipy import stats
+
+from audiopure.certification.laws import Gaussian
+from audiopure.certification.procedures import Certify, Predict
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+@pytest.mark.parametrize("tolerance", [None, 0.1])
+@pytest.mark.parametrize("pair", [False, True])
+@pytest.mark.parametrize("shares", [(0.8, 0.2), (0.6, 0.3, 0.1)])
+def test_certificates_are_wrong_less_often_than_alpha(
+    shares: tuple[float, ...], pair: bool, tolerance: float | None, alpha: float
+) -> None:
+    """10,000 certificates; wrong is another label, or a radius beyond that of the true shares."""
+    law, runs, rng = Gaussian(SIGMA), 10_000, np.random.default_rng(0)
+    certify = Certify(n0=20, n=900, alpha=alpha, tolerance=tolerance, pair=pair)
+    truth = law.radius(shares[0], shares[1] if pair else None)
+    drawn = Drawn(shares, rng)
+    found = [certify(drawn, law) for _ in range(runs)]
+    wrong = sum(c.label not in (0, None) or c.radius > truth for c in found)
+    failed = sum(c.guess == 0 and (c.p > shares[0] or (pair and c.q < shares[1])) for c in found)
+    assert max(wrong, failed) < alpha * runs
+    if tolerance is None and not pair:
+        assert failed > alpha * runs / 2  # one exact bound: there is not much to spare
+    chosen = [c.radius for c in found if c.guess == 0]
+    assert 0.5 * truth < np.mean(chosen) < truth
+
+
+def two(share: float, rng: np.random.Generator) -> Drawn:
+    return Drawn((share, 1 - share), rng)
+
+
+def test_stopping_early_spares_draws_where_nothing_is_to_be_gained() -> None:
+    rng = np.random.default_rng(0)
+    certify = Certify(n=100_000, tolerance=0.05)
+    even, sure = (certify(two(p, rng), Gaussian(SIGMA)) for p in (0.5, 1.0))
+    assert even.label is None and even.radius == 0 and even.n < 10_000
+    assert sure.n == 100_000  # each further draw without an error makes the radius larger
+
+
+def test_bounding_every_label_helps_where_errors_spread() -> None:
+    drawn = Drawn([0.55, *[0.05] * 9], None)
+    alone, pair = (Certify(pair=p)(drawn, Gaussian(SIGMA)) for p in (False, True))
+    assert pair.radius > 3 * alone.radius > 0
+    assert pair.q < 0.07 and alone.q == 1 - alone.p
+
+
+def test_predict_answers_where_it_can_tell_and_is_seldom_wrong() -> None:
+    rng = np.random.default_rng(0)
+    clear, even = (Predict(n=500)(two(p, rng)) for p in (0.9, 0.5))
+    assert clear == 0 and even is None
+    answers = [Predict(n=100, alpha=0.05)(two(0.52, rng)) for _ in range(4000)]
+    assert answers.count(1) <= stats.binom(4000, 0.05).ppf(1 - 1e-6) and answers.count(None) > 1000
