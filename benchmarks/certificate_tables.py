@@ -20,6 +20,7 @@ METHODS = {
     "fine-tuned": "purifier, recogniser fine-tuned on it",
 }
 RADII = (0.0, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+VOICES = (0.01, 0.05, 0.1)  # radii of identification by votes
 PUBLISHED = {  # Wu et al. 2023, table 5
     0.5: dict(zip((0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5), (45, 40, 35, 27, 21, 17, 13), strict=True)),
     1.0: dict(zip((0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5), (27, 22, 16, 15, 12, 11, 8), strict=True)),
@@ -149,24 +150,27 @@ def speakers(record: dict[str, Any]) -> str:
     body = []
     for (base, sigma), lines in groups.items():
         cells = []
-        for name in ("identify", "hoeffding", "accept", "reject"):
+        for name in ("vote", "identify", "hoeffding", "accept", "reject"):
             radii = [line[name] for line in lines if line[name] > 0]
             middle = f", {words.median(radii):.4f}" if radii else ""
             cells.append(f"{100 * len(radii) / len(lines):.0f}{middle}")
+        cells += [_percent(line["vote"] >= radius for line in lines) for radius in VOICES]
         body.append([base, f"{sigma:g}", str(len(lines)), *cells])
     heads = [
         "encoder",
         "sigma",
         "clips",
-        "identified",
+        "named by votes",
+        "by the mean",
         "by Hoeffding",
         "own claim accepted",
         "false claim rejected",
+        *(f"votes, r = {radius:g}" for radius in VOICES),
     ]
     note = (
         f"{record['speakers']} enrolled speakers, threshold {record['threshold']:.3f} (equal error), "
-        f"{record['draws']:,} draws, alpha {record['alpha']:g}; certified share in %, median L2 radius. "
-        "Accepted: the speaker's own claim; rejected: that to be the nearest other one."
+        f"{record['draws']:,} draws, alpha {record['alpha']:g}; share right and certified in %, "
+        "median L2 radius. Accepted: the speaker's own claim; rejected: that to be the nearest other one."
     )
     return table(heads, body) + f"\n\n{note}"
 
