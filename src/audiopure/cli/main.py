@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, str] = {
     "attack": "audiopure.cli.attack",
     "evaluate": "audiopure.cli.evaluate",
     "certify": "audiopure.cli.certify",
+    "envelope": "audiopure.cli.envelope",
     "reproduce": "audiopure.cli.reproduce",
     "audit": "audiopure.cli.audit",
     "compare": "audiopure.cli.compare",
