@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import audiopure
+from audiopure.atomic import write_text
 from audiopure.evaluation.reproduce.jobs import Job, Place, carry_out
 from audiopure.machine import device_name
 
@@ -31,9 +32,7 @@ def write_json(path: Path, results: dict[str, Any]) -> None:
     words = ["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]
     results = results | {"command": shlex.join(words)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(results, indent=1) + "\n")
-    os.replace(partial, path)
+    write_text(path, json.dumps(results, indent=1) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

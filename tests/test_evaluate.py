@@ -26,11 +26,12 @@ from torch import Tensor
 
 import audiopure
 from audiopure import InputError, audio
+from audiopure.atomic import write_text
 from audiopure.attacks import PAPER_BUDGETS
 from audiopure.attacks.objective import randomised
 from audiopure.cli import attack as attack_command
 from audiopure.cli import audit, demo, tune
-from audiopure.evaluation import audits, running, workplace
+from audiopure.evaluation import audits, running
 from audiopure.evaluation.card import Card
 from audiopure.evaluation.engine import Evaluation, EvaluationConfig
 from audiopure.evaluation.evaluate import evaluate, merge
@@ -207,7 +208,7 @@ def test_a_folder_of_anything_else_is_refused(whole: tuple[Path, Card], data: Pa
         prepared(data, tmp_path / "thesis.tex").begin()
 
 
-WRITERS = [workplace.write, *(module.write_text for module in (attack_command, audit, demo, tune))]
+WRITERS = [write_text, *(module.write_text for module in (attack_command, audit, demo, tune))]
 
 
 @pytest.mark.parametrize("write", WRITERS)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 from torch import nn
 
+from audiopure.atomic import whole
 from audiopure.errors import WeightsError
 
 # name in the file -> where the class lives; a new architecture is one file and one line here
@@ -71,15 +70,10 @@ def save(module: nn.Module, path: str | Path, *, kind: str, card: Mapping[str, A
         "config": json.dumps(module.config, sort_keys=True),
         "card": json.dumps(dict(card), sort_keys=True),
     }
-    partial = path.with_name(path.name + ".part")
-    try:
-        tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    with whole(path) as partial:
         # written by us and not by `save_file`, which would leave a file that only its owner can read
         partial.write_bytes(serialise(tensors, metadata=metadata))
-        os.replace(partial, path)
-    finally:
-        with suppress(FileNotFoundError):
-            partial.unlink()
 
 
 def describe(name_or_path: str | Path) -> dict[str, Any]:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from audiopure.atomic import whole, write_text
 from audiopure.choices import ATTACKS
 from audiopure.cli.console import duration, progress, say
 from audiopure.cli.device import Device, Threads, prepare
 from audiopure.cli.files import STREAM, Job, Resume, plan, sources
-from audiopure.cli.output import check_output, write_text
+from audiopure.cli.output import check_output
 from audiopure.errors import AudiopureError, InputError
 
 if TYPE_CHECKING:
@@ -212,7 +213,6 @@ class _Run:
         """Write the attacked file, read it again, and put it in place if it keeps the budget."""
         from audiopure import audio
         from audiopure.evaluation.attack_file import check_budget
-        from audiopure.evaluation.workplace import whole
 
         assert job.target is not None
         if job.makes_folder:

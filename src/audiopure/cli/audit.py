@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from audiopure.atomic import write_text
 from audiopure.cli.console import say
 from audiopure.cli.device import Seed, Threads, prepare
-from audiopure.cli.output import write_text
 from audiopure.errors import InputError
 
 if TYPE_CHECKING:

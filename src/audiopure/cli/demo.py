@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import ValidationError
 
+from audiopure.atomic import write_text
 from audiopure.cli.console import duration, progress, say
 from audiopure.cli.device import Seed, Threads, prepare
-from audiopure.cli.output import write_text
 from audiopure.errors import InputError
 
 if TYPE_CHECKING:

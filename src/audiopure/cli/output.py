@@ -1,13 +1,10 @@
-"""Text files that commands leave beside what they print."""
+"""Files that commands leave beside what they print."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from audiopure.errors import InputError
-from audiopure.evaluation.workplace import write as write_text
-
-__all__ = ["check_output", "write_text"]
 
 
 def check_output(path: Path | None, overwrite: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from audiopure.atomic import write_text
 from audiopure.cli.console import say
 from audiopure.cli.device import Device, Workers, prepare
 from audiopure.errors import InputError
@@ -33,7 +34,7 @@ def reproduce(
     Evaluations that were cut off go on; each says beforehand what it costs.
     """
     prepare(device, None)
-    from audiopure.evaluation import running, workplace
+    from audiopure.evaluation import running
     from audiopure.evaluation.reproduce.experiments import experiment
     from audiopure.evaluation.reproduce.jobs import Place, carry_out, missing
 
@@ -53,7 +54,7 @@ def reproduce(
     if chosen.text is not None:
         text = chosen.text(place.records, weights)
         output.mkdir(parents=True, exist_ok=True)
-        workplace.write(output / f"{name}.md", f"# {chosen.title}\n\n{text}\n")
+        write_text(output / f"{name}.md", f"# {chosen.title}\n\n{text}\n")
         typer.echo(text)
     if chosen.picture is not None:
         path = output / f"{name}.svg"

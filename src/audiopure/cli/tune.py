@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from audiopure.atomic import write_text
 from audiopure.cli.console import duration, progress, say
 from audiopure.cli.device import Device, Seed, Threads, prepare
-from audiopure.cli.output import check_output, write_text
+from audiopure.cli.output import check_output
 from audiopure.errors import InputError
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from audiopure.atomic import write_text
 from audiopure.errors import InputError
-from audiopure.evaluation import workplace
 from audiopure.evaluation.audit import AuditReport, audit
 from audiopure.evaluation.card import Gradient
 from audiopure.evaluation.clips import batches
@@ -69,7 +69,7 @@ def stored(folder: Path) -> dict[str, Gradient]:
 
 def store(found: Mapping[str, Gradient], folder: Path) -> None:
     """Write `audit.json`, whole or not at all."""
-    workplace.write(folder / "audit.json", _TABLE.dump_json(dict(found), indent=1).decode())
+    write_text(folder / "audit.json", _TABLE.dump_json(dict(found), indent=1).decode())
 
 
 def _gradient(report: AuditReport) -> Gradient:

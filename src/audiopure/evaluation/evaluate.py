@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from audiopure import audio
+from audiopure.atomic import whole, write_text
 from audiopure.attacks.objective import call
 from audiopure.defended import INNER, Defended
 from audiopure.errors import InputError
@@ -146,20 +147,20 @@ def merge(folders: Sequence[Path], output: Path) -> Card:
     """
     first = workplace.unite(folders, output, plan.Plan, "evaluation")
     data = first.data.model_copy(update={"shard": None})
-    whole = first.model_copy(update={"data": data, "command": workplace.whole_command(first.command)})
-    plan.begin(whole, output)
+    united = first.model_copy(update={"data": data, "command": workplace.whole_command(first.command)})
+    plan.begin(united, output)
     gradients = {row: found for folder in folders for row, found in audits.stored(folder).items()}
     audits.store(gradients, output)
     ledger = Ledger(output / "outcomes.jsonl")
     ledger.unite(Ledger(folder / "outcomes.jsonl") for folder in folders)
-    result = card(whole, gradients, ledger.read())
+    result = card(united, gradients, ledger.read())
     examples = [*result.examples, *_purified_in(folders, result.examples)]
     result = result.model_copy(update={"examples": examples})
     for example in examples:
         source = next((f / example.audio for f in folders if (f / example.audio).is_file()), None)
         if source is not None:
             (output / example.audio).parent.mkdir(parents=True, exist_ok=True)
-            with workplace.whole(output / example.audio) as partial:
+            with whole(output / example.audio) as partial:
                 partial.write_bytes(source.read_bytes())
     write_report(result, output)
     return result
@@ -187,7 +188,7 @@ def write_report(result: Card, folder: Path) -> None:
         "index.html": render(result, folder),
     }
     for name, text in files.items():
-        workplace.write(folder / name, text)
+        write_text(folder / name, text)
 
 
 def _purified(work: Evaluation, examples: Sequence[Example]) -> list[Example]:

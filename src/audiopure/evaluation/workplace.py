@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
+from audiopure.atomic import write_text
 from audiopure.errors import InputError
 
 P = TypeVar("P", bound=BaseModel)
@@ -22,23 +22,6 @@ class Planned(Protocol):
     def digest(self) -> str:
         """Equal for runs whose numbers may stand together."""
         ...
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A file beside `path`, of the same extension, that takes its place if what is done here succeeds."""
-    partial = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    with whole(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 def stored(folder: Path, kind: type[P]) -> P | None:
@@ -96,6 +79,6 @@ def begin(plan: BaseModel, folder: Path, what: str) -> None:
     if before is None:
         if any(not path.name.startswith(".") and path.suffix != ".part" for path in folder.iterdir()):
             raise InputError(f"{folder}: holds something else than {what}; choose another folder.")
-        write(folder / "plan.json", plan.model_dump_json(indent=1))
+        write_text(folder / "plan.json", plan.model_dump_json(indent=1))
     elif cast(Planned, before).digest != cast(Planned, plan).digest:
         raise InputError(f"{folder}: holds {what} with other settings; choose another folder.")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from audiopure.atomic import whole, write_text
 from audiopure.errors import InputError
 from audiopure.training.config import TrainConfig
 from audiopure.training.together import team
@@ -222,14 +222,11 @@ def _resume(path: Path, config: TrainConfig, parts: Mapping[str, Any]) -> dict[s
 
 def _save(folder: Path, state: dict[str, Any], config: TrainConfig, parts: Mapping[str, Any]) -> None:
     saved = {name: part.state_dict() for name, part in parts.items()}
-    partial = folder / "state.pt.part"
-    torch.save({"config": config.model_dump_json(), "state": state, **saved}, partial)
-    os.replace(partial, folder / "state.pt")
+    with whole(folder / "state.pt") as partial:
+        torch.save({"config": config.model_dump_json(), "state": state, **saved}, partial)
     _write_log(folder, state)
 
 
 def _write_log(folder: Path, state: dict[str, Any]) -> None:
     lines = "".join(json.dumps(entry) + "\n" for entry in state["log"])
-    log = folder / "log.jsonl.part"
-    log.write_text(lines)
-    os.replace(log, folder / "log.jsonl")
+    write_text(folder / "log.jsonl", lines)

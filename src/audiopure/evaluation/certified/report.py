@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from audiopure.evaluation import workplace
+from audiopure.atomic import write_text
 from audiopure.evaluation.certified import words
 from audiopure.evaluation.certified.record import Certificates
 from audiopure.evaluation.charts import Mark, Series, line_chart
@@ -35,7 +35,7 @@ def write_report(record: Certificates, folder: Path, shown: Sequence[Shown] = ()
         "index.html": render(record, shown),
     }
     for name, text in files.items():
-        workplace.write(folder / name, text)
+        write_text(folder / name, text)
 
 
 def table(record: Certificates) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from audiopure.evaluation import workplace
+from audiopure.atomic import write_text
 
 INTERRUPTED, TERMINATED = 130, 143  # exit statuses of the command line
 RECORDS = {"evaluate": "report.json", "certify": "certificates.json"}
@@ -88,4 +88,4 @@ def keep(record: dict[str, Any], path: Path) -> None:
     if "examples" in record:
         record = record | {"examples": []}
     path.parent.mkdir(parents=True, exist_ok=True)
-    workplace.write(path, json.dumps(record) + "\n")
+    write_text(path, json.dumps(record) + "\n")
