@@ -99,18 +99,23 @@ class Attack(ABC):
 
     def _ball(self, waveform: Tensor, labels: Tensor, lengths: Tensor | None) -> Ball:
         """The admissible set around the clips, after checking them."""
-        if waveform.ndim != 2 or waveform.dtype not in (torch.float32, torch.float64):
-            raise InputError(
-                f"an attack needs float32 or float64 waveforms (clips, time), got {waveform.dtype} "
-                f"{tuple(waveform.shape)}"
-            )
-        if labels.shape != waveform.shape[:1]:
-            raise InputError(
-                f"an attack needs one label a clip, got {tuple(labels.shape)} for {len(waveform)} clips"
-            )
-        if not bool(torch.isfinite(waveform).all()) or bool((waveform.abs() > 1).any()):
-            raise InputError("an attack needs finite samples in [-1, 1]")
+        check_clips(waveform, labels)
         return ball(self.norm, self.eps, waveform, lengths)
+
+
+def check_clips(waveform: Tensor, labels: Tensor) -> None:
+    """InputError unless these are clips (B, T) of finite samples in [-1, 1] with a label (B,) each."""
+    if waveform.ndim != 2 or waveform.dtype not in (torch.float32, torch.float64):
+        raise InputError(
+            f"an attack needs float32 or float64 waveforms (clips, time), got {waveform.dtype} "
+            f"{tuple(waveform.shape)}"
+        )
+    if labels.shape != waveform.shape[:1]:
+        raise InputError(
+            f"an attack needs one label a clip, got {tuple(labels.shape)} for {len(waveform)} clips"
+        )
+    if not bool(torch.isfinite(waveform).all()) or bool((waveform.abs() > 1).any()):
+        raise InputError("an attack needs finite samples in [-1, 1]")
 
 
 def predict(

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from audiopure.attacks.base import Attack, AttackResult, Cost
+from audiopure.attacks.base import Attack, AttackResult, Cost, check_clips
 from audiopure.attacks.objective import Objective
 from audiopure.noise import SeededNoise
 
@@ -84,7 +84,7 @@ class Unattacked(Attack):
         lengths: Tensor | None = None,
         progress: Callable[[], None] | None = None,
     ) -> AttackResult:
-        RandomNoise()._ball(waveform, labels, lengths)  # for its checks: no ball has a radius of zero
+        check_clips(waveform, labels)
         objective = Objective(model, labels, lengths=lengths, max_rows=self.max_rows)
         return _measured(objective, waveform, noise.fresh(0), self.passes, progress)
 
