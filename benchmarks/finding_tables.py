@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from audiopure.evaluation.card import Card, Row
-from audiopure.evaluation.compare import paired_interval, points
+from audiopure.evaluation.compare import compare, met, paired_interval, points
 from audiopure.evaluation.reproduce import budget_tables
 from audiopure.evaluation.reproduce.reading import (
     BUDGETS,
@@ -80,7 +80,7 @@ def quick(_: object) -> str:
             else:
                 continue
             cells = [readings(clean(row)), *(readings(headline(row, column)) for column in BUDGETS)]
-            gains = [over_noise(card, column) if row.key == "system" else "" for column in BUDGETS]
+            gains = over_noise(card) if row.key == "system" else [""] * len(BUDGETS)
             body.append([title, *cells, *gains])
     gains = [f"over its noise alone, {NORMS[column]}" for column in BUDGETS]
     return _with_notes(["system", "clean", *BUDGETS.values(), *gains], body, found)
@@ -142,7 +142,7 @@ def schedule(_: object) -> str:
             low, high = paired_interval(unlike)
             means = [sum(shares[clip] for clip in common) / len(common) for shares in (grows, whole)]
             cells = [f"{100 * mean:.1f}" for mean in means]
-            cells.append(f"{points(sum(unlike) / len(common))} [{points(low)}, {points(high)}]")
+            cells.append(_gain(sum(unlike) / len(common), low, high))
             body.append([f"`{protocol}`", BUDGETS[column], str(len(common)), *cells])
     if not body:
         return "Not run yet."
@@ -150,23 +150,22 @@ def schedule(_: object) -> str:
     return table(heads, body) + "\n\nAverage over fresh passes; paired 95 % interval over clips."
 
 
-def over_noise(card: Card, column: str) -> str:
-    """What the whole purifier adds to its forward noise, in points, paired over clips, 95 % interval."""
-    keys = next(h.attacks for h in card.rows[0].headlines if h.column == column)
-    whole, alone = (lowest(card, keys, row) for row in ("system", "noise-only"))
-    gains = [whole[clip] - alone[clip] for clip in whole if clip in alone]
-    low, high = paired_interval(gains)
-    return f"{points(sum(gains) / len(gains))} [{points(low)}, {points(high)}]"
+def over_noise(card: Card) -> list[str]:
+    """What the whole purifier adds to its forward noise under each budget, paired over clips."""
+    found = compare(card, card, row_a="noise-only", row_b="system").differences
+    gains = {d.column: _gain(d.difference, d.low, d.high) for d in found}
+    return [gains[column] for column in BUDGETS]
 
 
-def lowest(card: Card, keys: list[str], row: str = "system") -> dict[str, float]:
-    """Clip -> the least share of right passes that any of these attacks leaves a row."""
-    seen = {clip.id: clip.right.get(row, {}) for clip in card.clips}
-    return {
-        clip: min(right[key] for key in keys if key in right)
-        for clip, right in seen.items()
-        if keys[0] in right
-    }
+def lowest(card: Card, keys: list[str]) -> dict[str, float]:
+    """Clip -> the least share of right passes that any of these attacks leaves the system."""
+    shares = met(card, card.rows[0], keys)
+    return {clip: min(right.values()) for clip, right in shares.items() if keys[0] in right}
+
+
+def _gain(difference: float, low: float, high: float) -> str:
+    """Points with their 95 % interval."""
+    return f"{points(difference)} [{points(low)}, {points(high)}]"
 
 
 def _with_notes(heads: list[str], body: list[list[str]], found: dict[str, Card]) -> str:
