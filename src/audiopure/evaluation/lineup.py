@@ -174,30 +174,24 @@ def _condition(stage: Stage, column: str, name: str, build: Build, clips: int) -
 
 
 def _with_sweeps(rows: list[Contender], asked: _Asked) -> tuple[list[Contender], list[PlannedCurve]]:
-    first, *others = rows
-    variants: dict[str, Contender] = {}
+    """The rows with what the sweeps add to them, then their variants; and the curves."""
+    found = {row.planned.key: row for row in rows}
     curves = []
     for sweep in (sweep for sweep in asked.protocol.sweeps if _applies(sweep, asked)):
         for column, attack in sweep.attacks.items():
             count, points = min(asked.clips, sweep.clips), []
             for value in sweep.values:
                 n_star = value if sweep.axis == "n_star" else sweep.n_star
-                row = "system" if n_star is None else f"n_star={n_star:g}"
-                if n_star is not None and row not in variants:
-                    variants[row] = _variant(n_star, asked)
+                row = _row_at(n_star)
+                if n_star is not None and row not in found:
+                    found[row] = _variant(n_star, asked)
                 name = f"{sweep.axis}-{value:g}/{column}"
                 title = TITLES[sweep.axis].format(value)
-                found = first if n_star is None else variants[row]
-                suited = asked.suit(_changed(attack, sweep.axis, value), found.model)
-                found = _added(found, name, title, column, suited, count)
-                if n_star is None:
-                    first = found
-                else:
-                    variants[row] = found
+                suited = asked.suit(_changed(attack, sweep.axis, value), found[row].model)
+                found[row] = _added(found[row], name, title, column, suited, count)
                 points.append(PlannedPoint(x=value, row=row, condition=name))
-            drawn = "system" if sweep.n_star is None else f"n_star={sweep.n_star:g}"
+            drawn = _row_at(sweep.n_star)
             at = "" if sweep.n_star is None else f"n* = {sweep.n_star:g}, "
-            model = variants[drawn].model if drawn in variants else first.model
             curves.append(
                 PlannedCurve(
                     axis=sweep.axis,  # type: ignore[arg-type]
@@ -205,10 +199,15 @@ def _with_sweeps(rows: list[Contender], asked: _Asked) -> tuple[list[Contender],
                     row=drawn,
                     column=column,
                     points=points,
-                    note=f"{count} clips, {asked.suit(attack, model)!r}",
+                    note=f"{count} clips, {asked.suit(attack, found[drawn].model)!r}",
                 )
             )
-    return [first, *others, *variants.values()], curves
+    return list(found.values()), curves
+
+
+def _row_at(n_star: float | None) -> str:
+    """Key of the row of the system, or of its variant at another n*."""
+    return "system" if n_star is None else f"n_star={n_star:g}"
 
 
 def _applies(sweep: Sweep, asked: _Asked) -> bool:
@@ -233,7 +232,7 @@ def _changed(attack: Pgd, axis: str, value: float) -> Pgd:
 def _variant(n_star: float, asked: _Asked) -> Contender:
     model = with_purifiers(asked.system.model, lambda p: p.replace(n_star=n_star))
     planned = PlannedRow(
-        key=f"n_star={n_star:g}",
+        key=_row_at(n_star),
         title=f"n* = {n_star:g}",
         spec=f"{asked.system.spec}: n* = {n_star:g}",
         role="variant",
