@@ -31,6 +31,7 @@ SCHEMA = "audiopure-card-1"
 
 
 CLEAN = "clean"  # the condition without an attack, and its column
+KNOWLEDGE = "The attacker's knowledge of the noise: {}."  # in a condition's note; nothing else tells it
 
 
 class Record(BaseModel):

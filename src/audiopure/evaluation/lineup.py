@@ -13,7 +13,7 @@ from audiopure.attacks.base import NORMS
 from audiopure.attacks.knowledge import settings
 from audiopure.attacks.objective import randomised
 from audiopure.attacks.routes import with_purifiers
-from audiopure.evaluation.card import CLEAN
+from audiopure.evaluation.card import CLEAN, KNOWLEDGE
 from audiopure.evaluation.plan import PlannedCondition, PlannedCurve, PlannedPoint, PlannedRow
 from audiopure.evaluation.protocols import for_fixed
 from audiopure.evaluation.stages import Build, Protocol, Stage, Sweep
@@ -52,7 +52,7 @@ class Contender:
 
 
 def _noted(note: str | None, knowledge: str) -> str:
-    sentence = f"The attacker's knowledge of the noise: {knowledge}."
+    sentence = KNOWLEDGE.format(knowledge)
     return sentence if note is None else f"{note} {sentence}"
 
 

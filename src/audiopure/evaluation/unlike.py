@@ -6,10 +6,9 @@ import ast
 import re
 from collections.abc import Iterator
 
-from audiopure.evaluation.card import Row
+from audiopure.evaluation.card import KNOWLEDGE, Row
 
-# `lineup` writes this into the notes of a row's conditions; nothing else on a card tells it
-KNOWLEDGE = re.compile(r"The attacker's knowledge of the noise: (\S+)\.")
+KNOWN = re.compile(r"(\S+)".join(map(re.escape, KNOWLEDGE.split("{}"))))
 
 
 def unlike(a: Row, b: Row) -> Iterator[str]:
@@ -34,7 +33,7 @@ def unlike(a: Row, b: Row) -> Iterator[str]:
 
 def _knowledge(row: Row) -> str:
     """A name in `attacks.knowledge`."""
-    found = (KNOWLEDGE.search(condition.note or "") for condition in row.conditions)
+    found = (KNOWN.search(condition.note or "") for condition in row.conditions)
     return next((match[1] for match in found if match), "white-box")
 
 
