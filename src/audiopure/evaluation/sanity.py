@@ -72,6 +72,7 @@ def _gradient(row: Row) -> Check:
     if row.gradient is None or row.gradient.verdict == "none":
         return _not_run(GRADIENT, row.title, "no gradient was audited")
     cosine = _number(row.gradient.cosine)
+    detours = dict.fromkeys(c.route for c in row.conditions if c.counts and c.route not in ("exact", "none"))
     if row.gradient.verdict == "broken":
         sentence = (
             f"The gradient of “{row.title}” is broken (cosine {cosine}): attacks by gradient say nothing "
@@ -80,15 +81,14 @@ def _gradient(row: Row) -> Check:
         return _check(GRADIENT, row.title, True, sentence)
     if row.gradient.verdict == "declared":
         sentence = f"A declared approximation: cosine {cosine} with finite differences."
-        return Check(name=GRADIENT, about=row.title, verdict="declared", sentence=sentence)
-    detours = dict.fromkeys(c.route for c in row.conditions if c.counts and c.route not in ("exact", "none"))
-    if detours:
+    elif detours:
         sentence = (
             f"The exact gradient was audited (cosine {cosine} with finite differences); attacks that count "
             f"take another, by {', '.join(f'“{route}”' for route in detours)}."
         )
-        return Check(name=GRADIENT, about=row.title, verdict="declared", sentence=sentence)
-    return _check(GRADIENT, row.title, False, f"Exact: cosine {cosine} with finite differences.")
+    else:
+        return _check(GRADIENT, row.title, False, f"Exact: cosine {cosine} with finite differences.")
+    return Check(name=GRADIENT, about=row.title, verdict="declared", sentence=sentence)
 
 
 def _budget(curve: Curve, chance: float) -> Iterator[Check]:
