@@ -52,11 +52,11 @@ def test_of_fixed_systems_is_mcnemar(gained: int, lost: int) -> None:
 def test_the_sentence() -> None:
     attacked = compare(*binary(9, 3, 50, 38)).differences[1]
     assert attacked.sentence == (
-        "b withstands more L2 ≤ 0.253: +6.0 points [-1.2 to +13.0], 9 clips gained, 3 lost, p=0.15: "
-        "not distinguishable."
+        "b withstands more L2 ≤ 0.253: b minus a is +6.0 points [-1.2 to +13.0], 9 clips gained, 3 lost, "
+        "p=0.15: not distinguishable."
     )
     attacked = compare(*binary(0, 20, 50, 30)).differences[1]
-    assert attacked.sentence.startswith("a withstands more L2 ≤ 0.253: -20.0 points [")
+    assert attacked.sentence.startswith("a withstands more L2 ≤ 0.253: b minus a is -20.0 points [")
     assert attacked.sentence.endswith("0 clips gained, 20 lost, p<0.001: distinguishable.")
 
 
@@ -331,7 +331,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     a, b = (write(card, tmp_path / f"{k}.json") for k, card in enumerate(binary(9, 3, 50, 38)))
     command(a, b, None, None, False)
     printed = capsys.readouterr().out
-    assert "b withstands more L2 ≤ 0.253: +6.0 points" in printed and str(b) in printed
+    assert "b withstands more L2 ≤ 0.253: b minus a is +6.0 points" in printed and str(b) in printed
     table = [line for line in printed.splitlines() if "points [" not in line and "json)" not in line]
     assert len(table) > 3 and all(len(line.rstrip()) <= 80 for line in table)
     (row,) = [line.split() for line in table if "L2 ≤ 0.253" in line]

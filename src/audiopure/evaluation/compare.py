@@ -67,7 +67,7 @@ class Difference(Record):
     @computed_field
     @property
     def sentence(self) -> str:
-        """As in "b withstands more L2 ≤ 0.253: +6.0 points [-1.3 to +13.8], ...: not distinguishable."."""
+        """As in "a withstands more L2 ≤ 0.253: b minus a is -6.0 points [-13.8 to +1.3], ...: not ..."."""
         verb = "recognises" if self.column == CLEAN else "withstands"
         what = "clean clips" if self.column == CLEAN else self.budget
         if self.difference == 0:
@@ -76,7 +76,8 @@ class Difference(Record):
             claim = f"{'b' if self.difference > 0 else 'a'} {verb} more {what}"
         verdict = "distinguishable" if self.distinguishable else "not distinguishable"
         return (
-            f"{claim}: {points(self.difference)} points [{points(self.low)} to {points(self.high)}], "
+            f"{claim}: b minus a is {points(self.difference)} points "
+            f"[{points(self.low)} to {points(self.high)}], "
             f"{self.gained} clip{'' if self.gained == 1 else 's'} gained, {self.lost} lost, "
             f"{chance(self.p)}: {verdict}."
         )
