@@ -43,6 +43,7 @@ BLOCKS: Mapping[str, tuple[str | None, Callable[[dict[str, Any]], str]]] = {
     "memory": ("speed", tables.memory),
     "attack-speed": ("attack-speed", tables.attack_speed),
     "recognisers": ("recognisers", tables.recognisers),
+    "training": (None, tables.training),
     "attacks": ("attacks", attack_tables.attacks),
     "attacks-settings": ("attacks", attack_tables.built),
     "attacks-behind": ("attacks", attack_tables.behind),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from audiopure import hub
 from audiopure.evaluation import demo_table
 from audiopure.evaluation.demo_results import DemoResults
 from audiopure.evaluation.reproduce.reading import table
@@ -102,6 +104,28 @@ def recognisers(record: Record) -> str:
         "purified, n*=3, %",
     ]
     return table(head, body)
+
+
+def training(_: object) -> str:
+    """How the weights that ship were trained, as their cards tell."""
+    body = []
+    for name, file in hub.SHIPPED.items():
+        card = hub.describe(name)["card"]
+        config = card["config"]
+        counts = [f"{n:,}" for n in (card["parameters"], config["steps"], card["validation"]["step"])]
+        clips = f"{config['batch']} of {config['seconds']:g} s"
+        body.append([f"`{name}`", f"`{Path(file).stem}.toml`", *counts, clips, _time(card)])
+    heads = ["weights", "recipe", "parameters", "steps", "best validation, at step", "clips a step", "time"]
+    return table(heads, body) + "\n\nThe weights of the best validation are kept."
+
+
+def _time(card: Mapping[str, Any]) -> str:
+    """Cards have not always had it."""
+    if "cost" not in card:
+        return "not recorded"
+    cost = card["cost"]
+    threads = cost["processes"] * cost["threads"]
+    return f"{cost['seconds'] / 60:.0f} min on {threads} threads, {cost['machine']}"
 
 
 def samplers(record: Record) -> str:
