@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from audiopure.evaluation.certified.record import Certificates
 
 torch.set_flush_denormal(True)
 
@@ -24,3 +28,24 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     write_dataset(root / "sc09", clips_per_label=4, seed=0)
     return root
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips named by what `evaluation_helpers.Ear` hears in them; for reading only."""
+    from evaluation_helpers import write_words
+
+    return write_words(tmp_path_factory.mktemp("words") / "heard")
+
+
+@pytest.fixture(scope="session")
+def certificates(data: Path) -> Certificates:
+    """The certification of `certify_helpers`, in one go and in small blocks."""
+    from certify_helpers import COMMON, SYSTEM
+
+    import audiopure
+    from audiopure.evaluation.certified import tallies
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tallies, "BLOCK", 100)
+        return audiopure.certify(SYSTEM, data, **COMMON)

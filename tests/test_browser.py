@@ -6,17 +6,12 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, opened
-from evaluation_helpers import Ear, register, system, write_words
+from evaluation_helpers import Ear, register, system
 
 import audiopure
 from audiopure.cli.main import main
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on this machine")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_words(tmp_path_factory.mktemp("words") / "heard")
 
 
 def report(data: Path, folder: Path) -> Path:

@@ -7,14 +7,13 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from certify_helpers import COMMON, SYSTEM, found, run_cli
-from evaluation_helpers import CLIPS, Ear, write_words
+from evaluation_helpers import CLIPS, Ear
 from torch import Tensor, nn
 
 import audiopure
@@ -28,27 +27,15 @@ from audiopure.evaluation.clips import load_clips
 from audiopure.systems import load_system
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_words(tmp_path_factory.mktemp("words") / "heard")
-
-
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tallies, "BLOCK", 100)
 
 
-@pytest.fixture(scope="module")
-def whole(data: Path) -> Iterator[Certificates]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tallies, "BLOCK", 100)
-        yield audiopure.certify(SYSTEM, data, **COMMON)
-
-
-def test_early_stopping_draws_less_and_certifies_alike(data: Path, whole: Certificates) -> None:
+def test_early_stopping_draws_less_and_certifies_alike(data: Path, certificates: Certificates) -> None:
     quick = audiopure.certify(SYSTEM, data, tolerance=0.8, **COMMON)
-    assert quick.draws < whole.draws
-    for one, other in zip(quick.clips, whole.clips, strict=True):
+    assert quick.draws < certificates.draws
+    for one, other in zip(quick.clips, certificates.clips, strict=True):
         assert one.answer in (other.answer, None) and one.radius > other.radius - 0.9 * 0.02
 
 
@@ -161,9 +148,11 @@ def test_the_files_of_a_report_agree(data: Path, tmp_path: Path) -> None:
     assert record.command in (folder / "report.md").read_text()
 
 
-def test_a_radius_is_explained_for_the_clip_as_it_is_certified(data: Path, whole: Certificates) -> None:
+def test_a_radius_is_explained_for_the_clip_as_it_is_certified(
+    data: Path, certificates: Certificates
+) -> None:
     clips = load_clips(data, Ear(), CLIPS, 0)
-    for clip in whole.clips:
+    for clip in certificates.clips:
         wave = clips.waveforms[clips.ids.index(clip.id)]
         padded = nn.functional.pad(wave, (0, 16_000 - len(wave)))
         if clip.radius > 0:
@@ -239,21 +228,21 @@ def test_rows_are_set_or_found_and_change_no_certificate(data: Path, tmp_path: P
 
 
 def test_certified_accuracy_falls_with_the_radius_and_abstaining_is_wrong(
-    whole: Certificates,
+    certificates: Certificates,
 ) -> None:
-    values = [point.certified.value for point in whole.curve]
+    values = [point.certified.value for point in certificates.curve]
     assert values == sorted(values, reverse=True) and values[-1] == 0
-    assert values[0] == whole.certified(0.0).value == sum(c.right for c in whole.clips) / CLIPS
-    silent = [clip.model_copy(update={"answer": None, "radius": 0.0}) for clip in whole.clips]
+    assert values[0] == certificates.certified(0.0).value == sum(c.right for c in certificates.clips) / CLIPS
+    silent = [clip.model_copy(update={"answer": None, "radius": 0.0}) for clip in certificates.clips]
     assert [p.certified.value for p in curve(silent)] == [0.0]
-    wrong = whole.model_copy(update={"clips": silent})
+    wrong = certificates.model_copy(update={"clips": silent})
     assert wrong.abstained.value == 1.0 and wrong.mean_radius == 0.0 and "abstain" in render(wrong)
 
 
-def test_radii_of_tables_are_round_and_reach_the_top(whole: Certificates) -> None:
+def test_radii_of_tables_are_round_and_reach_the_top(certificates: Certificates) -> None:
     assert words.round_radii(0.0) == [0.0]
     for top in (0.017, 0.3, 2.4, 99.0):
         radii = words.round_radii(top)
         assert 4 <= len(radii) <= 8 and radii[0] == 0 and top * 0.6 < radii[-1] <= top
-    far = whole.clips[0].model_copy(update={"answer": whole.clips[0].label, "radius": 0.8})
-    assert words.radii(whole.model_copy(update={"clips": [far]})) == [0.0, 0.25, 0.5, 0.75]
+    far = certificates.clips[0].model_copy(update={"answer": certificates.clips[0].label, "radius": 0.8})
+    assert words.radii(certificates.model_copy(update={"clips": [far]})) == [0.0, 0.25, 0.5, 0.75]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from certify_helpers import COMMON, SYSTEM, found
-from evaluation_helpers import CLIPS, LABELS, Ear, write_words
+from evaluation_helpers import CLIPS, LABELS, Ear
 from scipy import stats
 from torch import Tensor, nn
 
@@ -25,11 +25,6 @@ from audiopure.evaluation.certified.record import ClipCertificate
 from audiopure.evaluation.certified.settings import BASES, CertifySettings, smoothed
 from audiopure.evaluation.clips import Clips, item_of, load_clips
 from audiopure.systems import load_system
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_words(tmp_path_factory.mktemp("words") / "heard")
 
 
 def alone(clips: Clips, clip: ClipCertificate) -> Tensor:

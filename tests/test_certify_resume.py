@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from certify_helpers import COMMON, SYSTEM, found, run_cli
-from evaluation_helpers import CLIPS, write_words
+from evaluation_helpers import CLIPS
 
 import audiopure
 from audiopure import InputError
@@ -29,22 +29,10 @@ from audiopure.evaluation.certified.record import Certificates
 from audiopure.evaluation.certified.run import merge
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_words(tmp_path_factory.mktemp("words") / "heard")
-
-
 @pytest.fixture(autouse=True)
 def small_blocks_and_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tallies, "BLOCK", 100)
     monkeypatch.setattr(run, "examples", lambda work, clips: [])
-
-
-@pytest.fixture(scope="module")
-def whole(data: Path) -> Iterator[Certificates]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tallies, "BLOCK", 100)
-        yield audiopure.certify(SYSTEM, data, **COMMON)
 
 
 # stands in for the command, in small blocks and slowly, so that it can be stopped on any machine
@@ -82,7 +70,7 @@ def start(data: Path, output: Path, workers: str) -> subprocess.Popen[str]:
 
 
 def test_a_killed_run_goes_on_with_no_draw_lost_or_counted_twice(
-    data: Path, whole: Certificates, tmp_path: Path
+    data: Path, certificates: Certificates, tmp_path: Path
 ) -> None:
     output, chance = tmp_path / "out", random.Random()
     ways = [
@@ -103,7 +91,7 @@ def test_a_killed_run_goes_on_with_no_draw_lost_or_counted_twice(
     with journal.open("ab") as file:
         file.write(b'{"clip": "half a li')  # what a kill may leave
     record = audiopure.certify(SYSTEM, data, output=output, **COMMON)
-    assert found(record) == found(whole) and record.draws == whole.draws
+    assert found(record) == found(certificates) and record.draws == certificates.draws
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
     assert max(Counter((x["clip"], x["purpose"], x["first"]) for x in lines).values()) == 1
 
@@ -166,7 +154,7 @@ def test_what_the_pilot_chose_is_kept_though_other_draws_would_choose_otherwise(
         assert found(audiopure.certify(SYSTEM, data, **settings)) != found(whole)
 
 
-def test_shards_unite_to_the_whole(data: Path, whole: Certificates, tmp_path: Path, capsys) -> None:
+def test_shards_unite_to_the_whole(data: Path, certificates: Certificates, tmp_path: Path, capsys) -> None:
     common = ["certify", "--system", SYSTEM, "--data", str(data), "--sigma", "0.02", "--n", "700"]
     common += ["--limit", str(CLIPS), "--workers", "1", "--threads", "1", "-o"]
     for number in (1, 2):
@@ -174,7 +162,7 @@ def test_shards_unite_to_the_whole(data: Path, whole: Certificates, tmp_path: Pa
     merged = ["certify", "--merge", str(tmp_path / "1"), "--merge", str(tmp_path / "2"), "-o"]
     assert run_cli(*merged, str(tmp_path / "all")) == 0
     record = Certificates.model_validate_json((tmp_path / "all" / "certificates.json").read_bytes())
-    assert found(record) == found(whole) and "--shard" not in record.command
+    assert found(record) == found(certificates) and "--shard" not in record.command
     lone = ["certify", "--merge", str(tmp_path / "1"), "-o", str(tmp_path / "half")]
     capsys.readouterr()
     assert run_cli(*lone) == 2 and "are not finished in these shards" in capsys.readouterr().err
@@ -199,7 +187,7 @@ def test_uniting_draws_nothing(settings: dict[str, Any], data: Path, tmp_path: P
 
 @pytest.mark.parametrize("after", [1, 4])
 def test_uniting_refuses_an_unfinished_clip_and_says_how_to_finish(
-    after: int, data: Path, whole: Certificates, tmp_path: Path
+    after: int, data: Path, certificates: Certificates, tmp_path: Path
 ) -> None:
     with cut_off(2 * 8 + after):
         audiopure.certify(SYSTEM, data, output=tmp_path / "1", shard=(1, 2), **COMMON)
@@ -214,15 +202,17 @@ def test_uniting_refuses_an_unfinished_clip_and_says_how_to_finish(
         words = shlex.split(str(refused.value).partition("finish here with ")[2])
         assert words[0] == "audiopure" and run_cli(*words[1:], "--workers", "1", "--threads", "1") == 0
         record = Certificates.model_validate_json((output / "certificates.json").read_bytes())
-    assert found(record) == found(whole) and record.draws == whole.draws
+    assert found(record) == found(certificates) and record.draws == certificates.draws
 
 
-def test_shards_of_a_device_that_is_not_here_unite(data: Path, whole: Certificates, tmp_path: Path) -> None:
+def test_shards_of_a_device_that_is_not_here_unite(
+    data: Path, certificates: Certificates, tmp_path: Path
+) -> None:
     parts = shards(data, tmp_path)
     for part in parts:
         plan = json.loads((part / "plan.json").read_text())
         plan["settings"]["device"] = "cuda:99"
         (part / "plan.json").write_text(json.dumps(plan))
     record = merge(parts, tmp_path / "all")
-    assert found(record) == found(whole) and record.settings["device"] == "cuda:99"
+    assert found(record) == found(certificates) and record.settings["device"] == "cuda:99"
     assert "--device cuda:99" in record.command

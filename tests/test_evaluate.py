@@ -20,7 +20,6 @@ from evaluation_helpers import (
     measured,
     register,
     system,
-    write_words,
 )
 from torch import Tensor
 
@@ -43,11 +42,6 @@ from audiopure.purifier import Purifier
 @pytest.fixture(autouse=True)
 def protocol(monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_words(tmp_path_factory.mktemp("words") / "heard")
 
 
 def prepared(data: Path, folder: Path, **changes: Any) -> Evaluation:

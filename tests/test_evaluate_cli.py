@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from evaluation_helpers import CLIPS, assert_alike, measured, register, write_words
+from evaluation_helpers import CLIPS, assert_alike, measured, register
 
 import audiopure
 from audiopure.cli.console import Lines
@@ -114,11 +114,6 @@ if __name__ == "__main__":
     from audiopure.cli.main import main
     main(sys.argv[1:])
 """
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_words(tmp_path_factory.mktemp("words") / "heard")
 
 
 @pytest.fixture(scope="module")

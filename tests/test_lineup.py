@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from evaluation_helpers import CLIPS, Ear, Halver, register, system, write_words
+from evaluation_helpers import CLIPS, Ear, Halver, register, system
 from torch import Tensor, nn
 
 import audiopure
@@ -25,11 +25,6 @@ from audiopure.purifier import Purifier
 @pytest.fixture(autouse=True)
 def protocol(monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_words(tmp_path_factory.mktemp("words") / "heard")
 
 
 def prepared(data: Path, folder: Path, model: nn.Module | None = None, **changes: Any) -> Evaluation:
