@@ -122,7 +122,17 @@ def objects(_: object) -> str:
 def more(_: object) -> str:
     """Several steps with votes, other certificates of the same votes or scores, L1, and more draws."""
     body, radii = [], (0.0, 0.05, 0.1, 0.25, 0.5, 0.75)
-    kinds = ("one-shot-beside", "multi-step", "many-draws", "pair", "kl", "renyi", "hockey-stick", "laplace")
+    kinds = (
+        "one-shot-beside",
+        "multi-step",
+        "many-draws",
+        "cohen",
+        "pair",
+        "kl",
+        "renyi",
+        "hockey-stick",
+        "laplace",
+    )
     for kind in kinds:
         for path in sorted(RECORDS.glob(f"{kind}-*.json"), key=lambda p: float(p.stem.rpartition("-")[2])):
             rec = Certificates.model_validate_json(path.read_bytes())

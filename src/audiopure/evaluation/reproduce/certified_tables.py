@@ -19,6 +19,7 @@ METHODS = {
     "fine-tuned": ("the same, recogniser fine-tuned on it", "small+{digits-denoised}"),
 }
 SIGMAS = (0.5, 1.0)
+EARLY = ("--tolerance", "0.03")  # a clip stops once no more than .03 sigma of radius are to be gained
 
 
 def jobs(weights: Path) -> Iterator[Job]:
@@ -28,12 +29,7 @@ def jobs(weights: Path) -> Iterator[Job]:
             continue
         for sigma in SIGMAS:
             found = located(system, weights)
-            yield certification(f"{method}-{sigma:g}", found, sigma, 100, 10_000, *stopping(sigma))
-
-
-def stopping(sigma: float) -> tuple[str, str]:
-    """Stop early once no more than .03 sigma are to be gained, or a radius of .01 where that is more."""
-    return "--tolerance", f"{max(0.03, 0.01 / sigma):g}"
+            yield certification(f"{method}-{sigma:g}", found, sigma, 100, 10_000, *EARLY)
 
 
 def certification(name: str, system: str, sigma: float, clips: int, n: int, *words: str) -> Job:
