@@ -19,10 +19,7 @@ RADII = {0.05: (0.1, 0.15, 0.12, 0.01), 0.25: (0.5, 0.0, 0.3, 0.0), 1.0: (0.0, 0
 
 
 @pytest.fixture(scope="module")
-def record(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    from evaluation_helpers import write_words
-
-    data = write_words(tmp_path_factory.mktemp("words") / "heard")
+def record(data: Path) -> Certificates:
     return audiopure.certify(SYSTEM, data, **{**COMMON, "n": 100, "limit": 4})
 
 

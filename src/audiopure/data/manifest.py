@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from audiopure import audio
+from audiopure.atomic import whole
 from audiopure.errors import InputError
 
 COLUMNS = ("path", "label", "speaker", "split", "seconds", "sample_rate")
@@ -196,9 +197,9 @@ def read_manifest(folder: Path | str) -> Dataset:
 
 
 def write_manifest(dataset: Dataset) -> Path:
-    """Write `dataset.root/manifest.csv` describing the clips, and return its path."""
+    """Write `dataset.root/manifest.csv` describing the clips, whole or not at all, and return its path."""
     manifest = dataset.root / "manifest.csv"
-    with manifest.open("w", newline="", encoding="utf-8") as lines:
+    with whole(manifest) as partial, partial.open("w", newline="", encoding="utf-8") as lines:
         writer = csv.writer(lines)
         writer.writerow((*COLUMNS, "text"))
         for c in dataset:

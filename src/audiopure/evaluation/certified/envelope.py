@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from audiopure import atomic
 from audiopure.errors import InputError
-from audiopure.evaluation import workplace
 from audiopure.evaluation.card import Proportion
 from audiopure.evaluation.card_io import read_record
 from audiopure.evaluation.certified.record import SCHEMA, Certificates
@@ -174,7 +174,7 @@ def write(found: Sequence[Method], folder: Path, at: Sequence[float]) -> None:
     )
     files = {"envelope.csv": table(found, at), "report.md": markdown(found, at), "index.html": page}
     for name, text in files.items():
-        workplace.write(folder / name, text)
+        atomic.write_text(folder / name, text)
 
 
 SAME = ("set of clips", "object", "norm", "unit", "confidence")
