@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 from audiopure.atomic import write_text
 
 INTERRUPTED, TERMINATED = 130, 143  # exit statuses of the command line
+CHILD = "audiopure.evaluation.reproduce.child"
 RECORDS = {"evaluate": "report.json", "certify": "certificates.json"}
 
 
@@ -73,7 +75,7 @@ def carry_out(jobs: Sequence[Job], place: Place, say: Callable[[str], None] = la
         folder = place.work / job.name
         words += ["-o", str(folder)]
         say(f"{number} of {len(left)}: audiopure {' '.join(words)}")
-        status = subprocess.call([sys.executable, "-m", "audiopure", *words])
+        status = subprocess.call([sys.executable, "-m", CHILD, str(os.getpid()), *words])
         if status in (INTERRUPTED, TERMINATED) or status < 0:
             return status
         if status == 0:
