@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from audiopure.attacks import PAPER_BUDGETS
 from audiopure.attacks.base import NORMS
-from audiopure.evaluation.card import Card, Condition, Metrics, Proportion, Row
+from audiopure.evaluation.card import CLEAN, Card, Condition, Metrics, Proportion, Row
 from audiopure.evaluation.card_io import read_card
 
 NOT_RUN = "not run"
@@ -22,7 +25,19 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def brief(share: Proportion) -> str:
     """A share in % with its interval over clips."""
-    return f"{100 * share.value:.1f} [{100 * share.low:.0f}, {100 * share.high:.0f}]"
+    return f"{100 * share.value:.1f} {interval(share)}"
+
+
+def interval(share: Proportion) -> str:
+    """Its interval alone, in %."""
+    return f"[{100 * share.low:.0f}, {100 * share.high:.0f}]"
+
+
+def beside(share: Proportion | None, published: float | None) -> str:
+    """A share in whole %, in round brackets what was published, below its interval."""
+    cell = NOT_RUN if share is None else f"{100 * share.value:.0f}"
+    cell += "" if published is None else f" ({published:g})"
+    return cell if share is None else f"{cell}<br>{interval(share)}"
 
 
 def readings(metrics: Metrics | None) -> str:
@@ -36,18 +51,26 @@ def readings(metrics: Metrics | None) -> str:
     return f"{first}<br>{' / '.join(f'{100 * share.value:.0f}' for share in others)}"
 
 
+def json_record(path: Path) -> dict[str, Any]:
+    """A record that is no card; empty if there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def stored(records: Path, name: str) -> Card | None:
     """The card of a job, if there is one."""
     path = records / f"{name}.json"
-    return read_card(path) if path.is_file() else None
+    return _read(path, path.stat().st_mtime_ns) if path.is_file() else None
 
 
-def find(row: Row, key: str) -> Condition:
-    return next(condition for condition in row.conditions if condition.key == key)
+@lru_cache(maxsize=128)
+def _read(path: Path, changed: int) -> Card:
+    """A card as it was at a time: tables ask for the same ones again and again."""
+    return read_card(path)
 
 
 def clean(row: Row) -> Metrics:
-    return find(row, "clean").attacked
+    """Of a row without an attack."""
+    return next(found for found in row.conditions if found.key == CLEAN).attacked
 
 
 def headline(row: Row, column: str) -> Metrics | None:
@@ -65,3 +88,8 @@ def iterate(card: Card, column: str, steps: int, number: int = 0) -> Proportion 
     if number >= len(curves):
         return None
     return next((point.y for point in curves[number].points if point.x == steps), None)
+
+
+def condition(card: Card, key: str) -> Condition | None:
+    """A condition of the system itself, if it was run."""
+    return next((found for found in card.rows[0].conditions if found.key == key), None)
