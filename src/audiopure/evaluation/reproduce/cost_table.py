@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +9,10 @@ import torch
 
 from audiopure.api import load_purifier, load_recogniser
 from audiopure.defended import defend
+from audiopure.evaluation.reproduce.costs import heard, seconds
 from audiopure.evaluation.reproduce.jobs import Place, keep
 from audiopure.evaluation.reproduce.published import SECONDS
-from audiopure.evaluation.reproduce.ranking import heard, seconds
-from audiopure.evaluation.reproduce.reading import NOT_RUN, table
+from audiopure.evaluation.reproduce.reading import NOT_RUN, json_record, table
 from audiopure.machine import device_name
 
 NAME = "inference-cost"
@@ -38,8 +37,7 @@ def measure(place: Place, say: Callable[[str], None] = lambda sentence: None) ->
 
 def cost(records: Path) -> str:
     """Seconds a clip at every n*."""
-    path = records / f"{NAME}.json"
-    record = json.loads(path.read_text()) if path.is_file() else None
+    record = json_record(records / f"{NAME}.json")
     ours = [f"{record['seconds'][str(n)]:.4f}" if record else NOT_RUN for n in SECONDS]
     body = [
         ["compact purifier", *ours],
