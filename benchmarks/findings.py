@@ -15,22 +15,21 @@ from pathlib import Path
 from common import jobs_parser, run_jobs
 
 from audiopure.evaluation.reproduce.budget_tables import GRID
-from audiopure.evaluation.reproduce.entries import NOISE_ONLY, NONE, ONE_SHOT, PURIFIED
 from audiopure.evaluation.reproduce.jobs import Job, evaluation
+from audiopure.evaluation.reproduce.rows import CONTROLS, PURIFIED
 
 LEVELS = (1, 2, 3, 5, 7, 10)
-SYSTEMS = (NONE, NOISE_ONLY, ONE_SHOT, PURIFIED)
 
 
 def jobs(other: Path | None, weights: Path) -> Iterator[Job]:
     """The cheap ones first."""
-    for entry in SYSTEMS:
+    for entry in CONTROLS:
         yield entry.job("paper", weights)
     for n_star in LEVELS:
         yield evaluation(f"quick-n{n_star}", f"small,n_star={n_star}+digits", "quick")
     if other is not None:
         yield evaluation("quick-other", f"small+ai8x,path={other}", "quick")
-    for entry in SYSTEMS:
+    for entry in CONTROLS:
         yield entry.job("standard", weights)
     yield evaluation("full-n3", PURIFIED.system, "full", 30)
     yield GRID

@@ -9,29 +9,34 @@ from pathlib import Path
 
 from audiopure.errors import InputError
 from audiopure.evaluation.reproduce import (
+    budget_runs,
     budget_tables,
     certified_tables,
     cost_table,
+    costs,
     defence_tables,
     pictures,
     ranking,
+    stolen,
+    trained,
 )
-from audiopure.evaluation.reproduce.entries import (
+from audiopure.evaluation.reproduce.entries import Entry
+from audiopure.evaluation.reproduce.jobs import Job, Place
+from audiopure.evaluation.reproduce.published import QUALCOMM, STEPS, Column
+from audiopure.evaluation.reproduce.rows import (
     ADVERSARIAL,
+    ADVTR,
+    ALL,
+    CONTROLS,
     JACOBIANS,
-    NOISE_ONLY,
     NONE,
-    ONE_SHOT,
     OTHER_CLASSIFIERS,
     OTHER_DENOISERS,
     PURIFIED,
     SPECTRAL,
     TRANSFORMATIONS,
     TUNED,
-    Entry,
 )
-from audiopure.evaluation.reproduce.jobs import Job, Place
-from audiopure.evaluation.reproduce.published import QUALCOMM, STEPS, Column
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Experiment:
         text: the Markdown of a table, given the folder of records and that one.
         measure: what is measured here and now, beside the jobs, given the same.
         picture: draws the figure, an SVG file.
+        caption: of the figure, given the folder of records: alternative text, and what stands below it;
+            None where there is nothing to draw.
     """
 
     title: str
@@ -51,6 +58,7 @@ class Experiment:
     text: Callable[[Path, Path], str] | None = None
     measure: Callable[[Place, Path, Callable[[str], None]], None] | None = None
     picture: Callable[[Place, Path], None] | None = None
+    caption: Callable[[Path], tuple[str, str] | None] | None = None
 
 
 def _defences(
@@ -62,15 +70,25 @@ def _defences(
         lambda records, weights: defence_tables.defences(
             entries, columns, records, weights, black_box=black_box
         ),
+        partial(costs.measure, entries),
     )
 
 
-def _curves(title: str, entries: Sequence[Entry], axis: str, label: str) -> Experiment:
-    draw = pictures.against(axis, label)
+def _curves(title: str, entries: Sequence[Entry], axis: str) -> Experiment:
     return Experiment(
         title,
-        lambda weights: [job for job in defence_tables.jobs(entries, weights) if "standard" in job.words],
-        picture=lambda place, path: draw(entries, place.records, path),
+        lambda weights: [entry.job("standard", weights) for entry in entries if not entry.absent(weights)],
+        picture=lambda place, path: pictures.against(axis, entries, place.records, path),
+        caption=partial(pictures.against_caption, axis, entries),
+    )
+
+
+def _drawn(title: str, draw: Callable[[Path, Path], None], alt: str, words: str) -> Experiment:
+    """A figure of a word, drawn from the data alone."""
+    return Experiment(
+        title,
+        picture=lambda place, path: draw(place.data, path),
+        caption=lambda records: (alt, words),
     )
 
 
@@ -86,17 +104,7 @@ def _qualcomm() -> str:
 
 EVERY = [(norm, steps) for norm in ("linf", "l2") for steps in STEPS]
 SOME = [("linf", 10), ("linf", 70)]
-CONTROLS = (NONE, NOISE_ONLY, ONE_SHOT, PURIFIED)
-ALL = (
-    *CONTROLS,
-    *TRANSFORMATIONS,
-    *ADVERSARIAL,
-    *SPECTRAL,
-    *TUNED,
-    *OTHER_DENOISERS,
-    *JACOBIANS,
-)
-TIMED = 30  # clips that time an answer
+FIGURES_2 = (NONE, ADVTR, *CONTROLS[1:])
 EXPERIMENTS: Mapping[str, Experiment] = {
     "table1": _defences(
         "Adaptive attacks on every defence",
@@ -107,7 +115,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "table2": Experiment(
         "Budgets against n*",
         lambda weights: [budget_tables.GRID],
-        lambda records, _: budget_tables.by_steps(records),
+        lambda records, _: f"{budget_tables.by_steps_as_paper(records)}\n\n{budget_tables.by_steps(records)}",
+        lambda place, weights, say: budget_runs.measure(place, say),
     ),
     "table3": _defences("Other recognisers", (NONE, PURIFIED, *OTHER_CLASSIFIERS), [("linf", 70)]),
     "table4": _defences("Waveform or spectrogram", (NONE, PURIFIED, *SPECTRAL), EVERY),
@@ -118,8 +127,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     ),
     "tableA": Experiment(
         "Transfer from a stolen copy",
-        lambda weights: [entry.job("black-box", weights, clips=50) for entry in CONTROLS],
-        lambda records, _: defence_tables.transfers(CONTROLS, records),
+        text=lambda records, _: stolen.transfers(records),
+        measure=lambda place, weights, say: stolen.measure(place, say),
     ),
     "tableB": Experiment("Qualcomm keywords", text=lambda records, weights: _qualcomm()),
     "tableC": _defences("Tuning on adversarial examples", (NONE, PURIFIED, *TUNED), SOME),
@@ -128,35 +137,49 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "tableF": Experiment(
         "Larger budgets",
         lambda weights: [budget_tables.GRID],
-        lambda records, _: budget_tables.large(records),
+        lambda records, _: f"{budget_tables.large_as_paper(records)}\n\n{budget_tables.large(records)}",
+        lambda place, weights, say: budget_runs.measure(place, say),
     ),
     "tableG": Experiment(
         "Inference time",
         measure=lambda place, weights, say: cost_table.measure(place, say),
         text=lambda records, _: cost_table.cost(records),
     ),
-    "figure1": Experiment(
-        "A word attacked and purified", picture=lambda place, path: pictures.overview(place.data, path)
+    "figure1": _drawn(
+        "A word attacked and purified",
+        pictures.overview,
+        "Waveform and log-mel spectrogram of a word as recorded, attacked and purified, with what is heard.",
+        "A word of the test split, attacked in L∞ ≤ 0.002 without a defence, and purified.",
     ),
-    "figure2a": _curves(
-        "Accuracy against steps", (NONE, ADVERSARIAL[0], *CONTROLS[1:]), "steps", "attack steps"
-    ),
-    "figure2b": _curves("Accuracy against EOT draws", CONTROLS, "eot", "EOT draws"),
+    "figure2a": _curves("Accuracy against steps", FIGURES_2, "steps"),
+    "figure2b": _curves("Accuracy against EOT draws", FIGURES_2, "eot"),
     "figureA": Experiment(
         "Certified accuracy against the radius",
         lambda weights: list(certified_tables.jobs(weights)),
         picture=lambda place, path: pictures.certified(place.records, path),
+        caption=pictures.certified_caption,
     ),
-    "figureB": Experiment(
-        "A word under larger budgets", picture=lambda place, path: pictures.budgets(place.data, path)
+    "figureB": _drawn(
+        "A word under larger budgets",
+        pictures.budgets,
+        "The waveform of a word, clean and attacked with budgets from 0.002 to 0.05: noise grows visible.",
+        "The word of figure 1 under PGD-50 on the recogniser alone, with growing L∞ budgets.",
     ),
     # beyond the paper
     "ranking": Experiment(
         "What each defence gives for its time",
         partial(defence_tables.jobs, ALL),
-        lambda records, weights: ranking.ranked(ALL, records, weights),
-        partial(ranking.measure, ALL, TIMED),
+        lambda records, _: ranking.ranked(ALL, records),
+        partial(costs.measure, ALL),
         lambda place, path: ranking.draw(ALL, place.records, path),
+        partial(ranking.caption, ALL),
+    ),
+    "training": Experiment(
+        "What was trained",
+        text=lambda records, _: trained.trainings(records),
+        measure=lambda place, weights, say: trained.measure(place, weights),
+        picture=lambda place, path: trained.draw(place.records, path),
+        caption=trained.caption,
     ),
 }
 

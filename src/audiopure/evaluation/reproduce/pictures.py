@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,70 +14,132 @@ from audiopure.attacks import PAPER_BUDGETS, Pgd
 from audiopure.data.layouts import load_dataset
 from audiopure.defended import defend
 from audiopure.errors import InputError
-from audiopure.evaluation.card import Card, Curve
+from audiopure.evaluation.card import Card, Curve, Point
 from audiopure.evaluation.certified.record import Certificates
-from audiopure.evaluation.reproduce.certified_tables import METHODS, SIGMAS
+from audiopure.evaluation.reproduce.certified_tables import METHODS, SIGMAS, record
 from audiopure.evaluation.reproduce.entries import Entry
-from audiopure.evaluation.reproduce.reading import BUDGETS, stored
+from audiopure.evaluation.reproduce.reading import BUDGETS, NORMS, iterate, stored
 from audiopure.noise import SeededNoise
 
 COLOURS = ("#8a6d00", "#b3261e", "#1d5bbf", "#2e7d32", "#6a1b9a", "#455a64")
 DASHES = ((1, 2), (4, 2), (1, 0), (6, 2, 1, 2), (3, 1), (2, 2, 6, 2))
+AXES = {"steps": "attack steps", "eot": "EOT draws"}
+SWEPT = 20  # steps of the attack whose draws are swept
+BLOCK = 40  # samples that share a line of a drawn wave
 LARGER = (0.002, 0.01, 0.02, 0.03, 0.04, 0.05)  # budgets of figure B
 
 
-def against(axis: str, label: str) -> Callable[[Sequence[Entry], Path, Path], None]:
-    """A picture of the curves "steps" or "eot" of `standard`'s cards: figures 2a and 2b."""
+def against(axis: str, entries: Sequence[Entry], records: Path, path: Path) -> None:
+    """A picture of the curves "steps" or "eot" of `standard`'s cards: figures 2a and 2b.
 
-    def draw(entries: Sequence[Entry], records: Path, path: Path) -> None:
-        cards = {
-            entry.title.replace("**", ""): card
-            for entry in entries
-            if (card := stored(records, f"standard-{entry.key}"))
-        }
-        lines = {
-            norm: [(title, curve) for title, card in cards.items() if (curve := _curve(card, axis, norm))]
-            for norm in BUDGETS
-        }
-        shown = [norm for norm, found in lines.items() if found]
-        numbers = {title: number for number, title in enumerate(cards)}  # a defence looks alike in all panels
-        if not shown:
-            raise InputError("there is no record to draw yet; run the evaluations first")
-        figure, axes = pyplot().subplots(1, len(shown), figsize=(4.4 * len(shown), 3.4), squeeze=False)
-        for panel, norm in zip(axes[0], shown, strict=True):
-            for title, curve in lines[norm]:
-                xs = [point.x for point in curve.points]
-                ys = [[100 * getattr(p.y, key) for p in curve.points] for key in ("value", "low", "high")]
-                _line(panel, numbers[title], xs, ys, title)
-            _dress(panel, label, BUDGETS[norm])
-        axes[0][0].set_ylabel("accuracy, %")
-        save(figure, path)
+    A system without randomness has no draws to grow: against "eot" it is a level line.
+    """
+    found = lines(axis, entries, records)
+    shown = [norm for norm in BUDGETS if any(norm in drawn for drawn in found.values())]
+    if not shown:
+        raise InputError("there is no record to draw yet; run the evaluations first")
+    figure, axes = pyplot().subplots(1, len(shown), figsize=(4.4 * len(shown), 3.4), squeeze=False)
+    for panel, norm in zip(axes[0], shown, strict=True):
+        reach = [point.x for drawn in found.values() for point in drawn.get(norm, ())]
+        for number, (title, drawn) in enumerate(found.items()):  # a defence looks alike in all panels
+            points = drawn.get(norm)
+            if points is None:
+                continue
+            level = len(points) == 1
+            xs = [min(reach), max(reach)] if level else [point.x for point in points]
+            chosen = [*points, *points] if level else points
+            ys = [[100 * getattr(p.y, key) for p in chosen] for key in ("value", "low", "high")]
+            _line(panel, number, xs, ys, title)
+        _dress(panel, AXES[axis], BUDGETS[norm])
+    axes[0][0].set_ylabel("accuracy, %")
+    save(figure, path)
 
-    return draw
+
+def lines(axis: str, entries: Sequence[Entry], records: Path) -> dict[str, dict[str, list[Point]]]:
+    """Title of a defence -> norm -> the points of its curve, a single one for a level.
+
+    Only norms in which some system has a curve.
+    """
+    cards = {entry.name: card for entry in entries if (card := stored(records, entry.record("standard")))}
+    curves = {
+        title: {norm: curve.points for norm in BUDGETS if (curve := _curve(card, axis, norm))}
+        for title, card in cards.items()
+    }
+    norms = {norm for drawn in curves.values() for norm in drawn}
+    if axis == "eot":
+        for title, card in cards.items():
+            levels = {norm: point for norm in norms if (point := _level(card, norm))}
+            curves[title] |= {norm: [point] for norm, point in levels.items() if norm not in curves[title]}
+    return {title: drawn for title, drawn in curves.items() if drawn}
+
+
+def _level(card: Card, norm: str) -> Point | None:
+    """What PGD-20, the attack of the curves of draws, leaves of a system that has one draw."""
+    if card.rows[0].conditions[0].attacked.passes > 1:
+        return None
+    share = iterate(card, norm, SWEPT)
+    return None if share is None else Point(x=1, y=share)
+
+
+def against_caption(axis: str, entries: Sequence[Entry], records: Path) -> tuple[str, str] | None:
+    """Alternative text and caption: what each line ends at, and how it was measured; None without lines."""
+    found = lines(axis, entries, records)
+    if not found:
+        return None
+    last = {
+        title: [f"{100 * points[-1].y.value:.0f} % ({NORMS[norm]})" for norm, points in drawn.items()]
+        for title, drawn in found.items()
+    }
+    ends = [f"{title} {', '.join(values)}" for title, values in last.items()]
+    counts = sorted({points[-1].y.n for drawn in found.values() for points in drawn.values()})
+    clips = "/".join(map(str, counts))
+    words = {
+        "steps": "Accuracy of each iterate of PGD-100 by cross-entropy on the draws of its own step, "
+        "protocol `standard`; with 95 % intervals over {} clips. The attack has converged where the lines "
+        "are level.",
+        "eot": "Average accuracy over fresh passes after PGD-20 with so many draws a step, protocol "
+        "`standard`; with 95 % intervals over {} clips. A system without randomness is a level line, what "
+        "20 steps of the attack leave.",
+    }[axis].format(clips)
+    return f"Accuracy against {AXES[axis]}, at the right end: {'; '.join(ends)}.", words
 
 
 def certified(records: Path, path: Path) -> None:
     """Certified accuracy against the radius at the paper's two noise levels: figure A."""
-    found = {
-        (method, sigma): Certificates.model_validate_json(record.read_bytes())
-        for method in METHODS
-        for sigma in SIGMAS
-        if (record := records / f"{method}-{sigma:g}.json").is_file()
-    }
+    found = _certificates(records)
     if not found:
         raise InputError("there is no record to draw yet; run the certifications first")
     figure, axes = pyplot().subplots(1, len(SIGMAS), figsize=(4.4 * len(SIGMAS), 3.4), squeeze=False)
     for axis, sigma in zip(axes[0], SIGMAS, strict=True):
         for number, (method, (title, _)) in enumerate(METHODS.items()):
             if (method, sigma) in found:
-                record = found[method, sigma]
                 radii = [4 * sigma * k / 80 for k in range(81)]
-                shares = [record.certified(radius) for radius in radii]
+                shares = [found[method, sigma].certified(radius) for radius in radii]
                 ys = [[100 * getattr(s, key) for s in shares] for key in ("value", "low", "high")]
                 _line(axis, number, radii, ys, title)
         _dress(axis, "L2 radius", f"sigma {sigma:g}")
     axes[0][0].set_ylabel("certified accuracy, %")
     save(figure, path)
+
+
+def certified_caption(records: Path) -> tuple[str, str] | None:
+    """Alternative text and caption of figure A; None without records."""
+    found = _certificates(records)
+    if not found:
+        return None
+    ends = [
+        f"{METHODS[method][0]} at sigma {sigma:g}: {100 * one.certified(0).value:.0f} % at radius 0, "
+        f"{100 * one.certified(0.5).value:.0f} % at 0.5"
+        for (method, sigma), one in found.items()
+    ]
+    clips = "/".join(sorted({str(len(one.clips)) for one in found.values()}))
+    words = f"Certified accuracy against the L2 radius, with 95 % intervals over {clips} clips."
+    return f"Certified accuracy falls with the radius. {'; '.join(ends)}.", words
+
+
+def _certificates(records: Path) -> dict[tuple[str, float], Certificates]:
+    pairs = ((method, sigma) for method in METHODS for sigma in SIGMAS)
+    return {pair: one for pair in pairs if (one := record(records, *pair))}
 
 
 def overview(data: Path, path: Path) -> None:
@@ -159,9 +221,11 @@ def _dress(axis: Any, label: str, title: str) -> None:
 
 
 def _wave(axis: Any, wave: Tensor, title: str) -> None:
-    samples = wave[0].numpy()
-    axis.plot([k / 16_000 for k in range(len(samples))], samples, linewidth=0.4, color=COLOURS[2])
-    axis.set(title=title, xlim=(0, len(samples) / 16_000), ylim=(-1, 1))
+    parts = wave[0, : wave.shape[1] // BLOCK * BLOCK].unflatten(0, (-1, BLOCK))
+    times = [k * BLOCK / 16_000 for k in range(len(parts))]
+    low, high = parts.amin(1).numpy(), parts.amax(1).numpy()
+    axis.fill_between(times, low, high, linewidth=0.3, color=COLOURS[2])
+    axis.set(title=title, xlim=(0, wave.shape[1] / 16_000), ylim=(-1, 1))
     axis.title.set_fontsize(9)
 
 
