@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/{results,attacks,certify}.md from the records in benchmarks/results.
+"""Write the tables of README.md and docs/{results,attacks,certify,paper}.md from benchmarks/results.
 
     python benchmarks/readme.py           fill every <!-- begin:NAME --> ... <!-- end:NAME --> block
     python benchmarks/readme.py --check   exit status 1 if a block differs from its record
@@ -17,13 +17,14 @@ from typing import Any
 import attack_tables
 import certificate_tables
 import finding_tables
+import paper_tables
 import tables
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = (
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("results", "attacks", "certify")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("results", "attacks", "certify", "paper")),
 )
 BLOCK = re.compile(r"(<!-- begin:(?P<name>[\w-]+) -->\n).*?(<!-- end:(?P=name) -->)", re.DOTALL)
 
@@ -62,6 +63,7 @@ BLOCKS: Mapping[str, tuple[str | None, Callable[[dict[str, Any]], str]]] = {
     "certificates-more": (None, certificate_tables.more),
     "certify-speed": ("certify-speed", tables.certify_speed),
     "certify-agreement": ("certify-speed", certificate_tables.agreements),
+    **paper_tables.BLOCKS,
 }
 
 

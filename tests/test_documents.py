@@ -41,3 +41,13 @@ def test_a_number_changed_by_hand_is_found(tmp_path: Path) -> None:
     assert count == 1
     readme.write_text(text, encoding="utf-8")
     assert check(copy) == 1
+
+
+@pytest.mark.skipif(not README.is_file(), reason="the documents are no part of an installed package")
+def test_every_picture_of_the_documents_is_there() -> None:
+    shown = [
+        path.parent / target
+        for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+        for target in re.findall(r"!\[[^\]]*\]\((?!https?:)([^)]+)\)", path.read_text(encoding="utf-8"))
+    ]
+    assert len(shown) > 5 and [path for path in shown if not path.is_file()] == []
