@@ -8,18 +8,16 @@ from pathlib import Path
 
 from audiopure.evaluation.reproduce.experiments import EXPERIMENTS
 
-RESULTS = Path(__file__).resolve().parent / "results"
-FINDINGS, CERTIFICATES = RESULTS / "findings", RESULTS / "certificates"
-RECORDS = {"table5": CERTIFICATES, "figureA": CERTIFICATES}  # of the others: findings
+FINDINGS = Path(__file__).resolve().parent / "results" / "findings"
 WEIGHTS = Path("weights")  # that the records of a row need no more
 
 
 def block(name: str, _: object) -> str:
     """A table, its figure with a caption, or both; the figure is docs/images/NAME.svg."""
-    one, records = EXPERIMENTS[name], RECORDS.get(name, FINDINGS)
-    parts = [] if one.text is None else [one.text(records, WEIGHTS)]
+    one = EXPERIMENTS[name]
+    parts = [] if one.text is None else [one.text(FINDINGS, WEIGHTS)]
     if one.caption is not None:
-        found = one.caption(records)
+        found = one.caption(FINDINGS)
         parts += ["Not drawn yet."] if found is None else [f"![{found[0]}](images/{name}.svg)", found[1]]
     return "\n\n".join(parts)
 

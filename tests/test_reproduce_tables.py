@@ -235,8 +235,8 @@ def test_certified_rows_have_their_own_clips_draws_and_intervals(tmp_path: Path)
         "one-shot-0.5": certificates([0.1] * 10, 500),
     }
     for name, one in found.items():
-        (tmp_path / f"{name}.json").write_text(one.model_dump_json(by_alias=True))
-    text = certified_tables.certified(tmp_path, tmp_path)
+        keep(json.loads(one.model_dump_json(by_alias=True)), tmp_path / "certificates" / f"{name}.json")
+    text = certified_tables.certified(tmp_path / "records", tmp_path)
     first = row_of(text, "RS-Vanilla")
     low, high = (round(100 * float(beta.ppf(*one))) for one in ((0.025, 3, 2), (0.975, 4, 1)))
     assert first[1:4] == ["0.5", "4", "10,000"] and first[5] == f"75 (21)<br>[{low}, {high}]"
@@ -351,7 +351,7 @@ def test_a_killed_run_leaves_no_process_and_goes_on(data: Path, tmp_path: Path) 
     children = Path(f"/proc/{begun.pid}/task/{begun.pid}/children").read_text().split()
     begun.send_signal(signal.SIGKILL)
     begun.wait()
-    assert children and not (tmp_path / "records").exists()
+    assert children and not (tmp_path / "certificates").exists()
     deadline = time.monotonic() + 10
     while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -361,5 +361,5 @@ def test_a_killed_run_leaves_no_process_and_goes_on(data: Path, tmp_path: Path) 
         command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, check=True
     )
     assert again.stdout.split()[-1] == b"0" and kept > 0
-    record = json.loads((tmp_path / "records" / "slow.json").read_text())
+    record = json.loads((tmp_path / "certificates" / "slow.json").read_text())
     assert len(record["clips"]) == 3

@@ -30,7 +30,8 @@ def reproduce(
         Path, typer.Option("--output", "-o", help="Folder for tables, figures, records and unfinished runs.")
     ] = Path("audiopure-paper"),
     records: Annotated[
-        Path | None, typer.Option(help="Records that are there already; by default OUTPUT/records.")
+        Path | None,
+        typer.Option(help="Records that are there already, certificates beside; default: OUTPUT/records."),
     ] = None,
     weights: Annotated[
         Path, typer.Option(help="Trained weights that do not ship; rows without theirs say what trains them.")
@@ -86,7 +87,10 @@ def _announce(left: Sequence[Job], place: Place) -> None:
         say(f"  {job.name}: at most about {hours:.1f} h in one process")
     at_once = place.workers if place.device == "cpu" else 1
     whole = duration(3600 * total / at_once)
-    say(f"In all at most about {whole} in {at_once} processes; a run that is cut off goes on.")
+    say(
+        f"In all at most about {whole} in {at_once} processes, without what is measured afterwards; a run "
+        "that is cut off goes on."
+    )
 
 
 def _write(chosen: Mapping[str, Experiment], place: Place, weights: Path, output: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from audiopure.evaluation.certified.record import Certificates
 from audiopure.evaluation.reproduce.entries import absent, how_to_train, located
-from audiopure.evaluation.reproduce.jobs import Job
+from audiopure.evaluation.reproduce.jobs import Job, certificates
 from audiopure.evaluation.reproduce.published import CERTIFIED, RADII
 from audiopure.evaluation.reproduce.reading import beside, table
 
@@ -66,7 +66,7 @@ def certified(records: Path, weights: Path) -> str:
 
 def record(records: Path, method: str, sigma: float) -> Certificates | None:
     """The record of a method at a noise level, if there is one."""
-    path = records / f"{method}-{sigma:g}.json"
+    path = certificates(records) / f"{method}-{sigma:g}.json"
     return Certificates.model_validate_json(path.read_bytes()) if path.is_file() else None
 
 

@@ -41,7 +41,8 @@ class Place(NamedTuple):
 
     Attributes:
         data: folder of the dataset.
-        records: of the finished jobs, one file each; what is there is not run again.
+        records: of the finished jobs, one file each; what is there is not run again. Those of certifications
+            lie beside, see `certificates`.
         work: of the unfinished ones.
         workers: processes on a CPU.
         device: "cpu", "cuda" ...
@@ -54,7 +55,13 @@ class Place(NamedTuple):
     device: str = "cpu"
 
     def record(self, job: Job) -> Path:
-        return self.records / f"{job.name}.json"
+        folder = certificates(self.records) if job.command == "certify" else self.records
+        return folder / f"{job.name}.json"
+
+
+def certificates(records: Path) -> Path:
+    """Where certifications have their records, given where evaluations have theirs."""
+    return records.parent / "certificates"
 
 
 def missing(jobs: Sequence[Job], place: Place) -> list[Job]:
