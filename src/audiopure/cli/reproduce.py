@@ -88,8 +88,8 @@ def _announce(left: Sequence[Job], place: Place) -> None:
     at_once = place.workers if place.device == "cpu" else 1
     whole = duration(3600 * total / at_once)
     say(
-        f"In all at most about {whole} in {at_once} processes, without what is measured afterwards; a run "
-        "that is cut off goes on."
+        f"In all at most about {whole} in {at_once} process{'es' if at_once > 1 else ''}, without what is "
+        "measured afterwards; a run that is cut off goes on."
     )
 
 

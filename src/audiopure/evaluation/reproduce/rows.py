@@ -133,7 +133,7 @@ SIZES = {
     "wideresnet28": (f"{EPOCHS}; {QUICK}", 30),
     "vgg19bn": (QUICK, 100),
     "densenetbc": (QUICK, 100),
-    "m5": ("", 100),
+    "m5": ("by `quick`, as the other networks of its table", 100),
 }
 
 
