@@ -10,6 +10,7 @@ from audiopure import hub
 from audiopure.evaluation import demo_table
 from audiopure.evaluation.demo_results import DemoResults
 from audiopure.evaluation.reproduce.reading import table
+from audiopure.evaluation.reproduce.trained import core_seconds
 
 Record = dict[str, Any]
 
@@ -114,18 +115,18 @@ def training(_: object) -> str:
         config = card["config"]
         counts = [f"{n:,}" for n in (card["parameters"], config["steps"], card["validation"]["step"])]
         clips = f"{config['batch']} of {config['seconds']:g} s"
-        body.append([f"`{name}`", f"`{Path(file).stem}.toml`", *counts, clips, _time(card)])
-    heads = ["weights", "recipe", "parameters", "steps", "best validation, at step", "clips a step", "time"]
+        hours = (core_seconds(card.get("cost"), name) or 0.0) / 3600
+        body.append([f"`{name}`", f"`{Path(file).stem}.toml`", *counts, clips, f"{hours:.1f}"])
+    heads = [
+        "weights",
+        "recipe",
+        "parameters",
+        "steps",
+        "best validation, at step",
+        "clips a step",
+        "core hours",
+    ]
     return table(heads, body) + "\n\nThe weights of the best validation are kept."
-
-
-def _time(card: Mapping[str, Any]) -> str:
-    """Cards have not always had it."""
-    if "cost" not in card:
-        return "not recorded"
-    cost = card["cost"]
-    threads = cost["processes"] * cost["threads"]
-    return f"{cost['seconds'] / 60:.0f} min on {threads} threads, {cost['machine']}"
 
 
 def samplers(record: Record) -> str:

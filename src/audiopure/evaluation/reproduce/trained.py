@@ -14,7 +14,7 @@ from audiopure.evaluation.reproduce.reading import json_record, table
 from audiopure.hub import SHIPPED, describe
 
 NAME = "trained"
-# shipped weights from before cards told it: core seconds, as docs/results.md has them
+# shipped weights from before cards told it: core seconds, as noted when they were trained
 EARLIER = {"small": 2 * 85 * 60.0, "digits": 2 * 80 * 60.0, "m5": 16 * 60.0}
 LOSS = "validation_loss"
 HEADS = ("weights", "recipe", "parameters", "steps", "best at", "core hours", "moved", "flattened")
@@ -52,13 +52,14 @@ def _described(name: str, where: str | Path) -> dict[str, Any]:
         "best": card.get("validation", {}).get("step"),
         "change": card.get("change"),
         "flattened": card.get("flattened"),
-        "core_seconds": _core_seconds(card.get("cost"), name),
+        "core_seconds": core_seconds(card.get("cost"), name),
         "machine": card.get("cost", {}).get("machine"),
         "log": [json.loads(line) for line in lines],
     }
 
 
-def _core_seconds(cost: Mapping[str, Any] | None, name: str) -> float | None:
+def core_seconds(cost: Mapping[str, Any] | None, name: str) -> float | None:
+    """Of one run, from its card's `cost`; None if nobody knows."""
     if cost is None:
         return EARLIER.get(name)
     return cost["seconds"] * cost.get("processes", 1) * cost.get("threads", 1)
