@@ -20,10 +20,10 @@ def main() -> None:
     for axis, path in zip(axes.flat, logs, strict=True):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         steps = [line["step"] for line in lines]
-        unit = "SI-SDR, dB" if "accuracy" not in lines[0] else "accuracy"
+        unit = "SI-SDR, dB" if "si_sdr_0.1" in lines[0] else "accuracy"
         for key in lines[0]:
             if key.startswith(("si_sdr_", "accuracy")):
-                label = key.replace("si_sdr_", "sigma ").replace("_", " ")
+                label = key.replace("si_sdr_", "sigma ").replace("accuracy_0", "sigma 0").replace("_", " ")
                 axis.plot(steps, [line[key] for line in lines], label=label, linewidth=1.4)
         axis.set(title=path.stem, xlabel="step", ylabel=f"validation {unit}")
         axis.grid(alpha=0.25)

@@ -241,7 +241,7 @@ def test_certified_rows_have_their_own_clips_draws_and_intervals(tmp_path: Path)
     assert first[1:4] == ["0.5", "4", "10,000"] and first[5] == f"75 (21)<br>[{low}, {high}]"
     second = row_of(text, "AudioPure, compact, one-shot")
     assert second[1:4] == ["0.5", "10", "500"] and second[5].startswith("0 (40)<br>[0, ")
-    assert "digits-denoised" in text and "alpha 0.001" in text
+    assert "digits-noisy" in text and "alpha 0.001" in text
 
 
 def test_budgets_of_the_papers_protocol_are_measured_once_and_go_on(

@@ -38,6 +38,7 @@ ARCHITECTURES: Mapping[str, str] = {
 SHIPPED: Mapping[str, str] = {
     "small": "purifier-small.safetensors",
     "digits": "recogniser-digits.safetensors",
+    "digits-denoised": "recogniser-digits-denoised.safetensors",
     "m5": "recogniser-m5.safetensors",
 }
 

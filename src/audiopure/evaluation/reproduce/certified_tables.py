@@ -16,7 +16,7 @@ METHODS = {
     "vanilla": ("RS-Vanilla", "digits"),
     "gaussian": ("RS-Gaussian", "{digits-noisy}"),
     "one-shot": ("AudioPure, compact, one-shot", "small+digits"),
-    "fine-tuned": ("the same, recogniser fine-tuned on it", "small+{digits-denoised}"),
+    "fine-tuned": ("the same, recogniser fine-tuned on it", "small+digits-denoised"),
 }
 SIGMAS = (0.5, 1.0)
 EARLY = ("--tolerance", "0.03")  # a clip stops once no more than .03 sigma of radius are to be gained

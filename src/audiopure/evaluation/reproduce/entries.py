@@ -31,7 +31,6 @@ WEIGHTS = {
     "tasnet-enhancer": "enhancer --config recipes/tasnet-digits-enhancer.toml",
     "wavegan-digits": "wavegan --config recipes/wavegan-digits.toml",
     "digits-noisy": "smoothed --config recipes/recogniser-digits-noisy.toml",
-    "digits-denoised": "smoothed --config recipes/recogniser-digits-denoised.toml",
 } | {
     f"digits-jacobian-{slope}": f"adversarial --config recipes/recogniser-digits-jacobian-{slope}.toml"
     for slope in (*JACOBIAN, *STEEPER)
