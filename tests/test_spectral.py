@@ -143,6 +143,8 @@ def test_training_estimates_the_noise_of_the_schedules_steps(tmp_path: Path) -> 
     net = recipe.build()
     assert isinstance(net, MelUNet)
     wave, index, noise = recipe.batch(0)
+    clean, _, _ = recipe.augmented(0, noisy=False)
+    assert torch.equal(wave, clean)  # noise in the data would be kept as speech
     assert ((index >= 0) & (index < 10)).all() and noise.shape == (4, 64 * 101)
     # a new network's answer is zero, and so its error the noise's own power
     assert recipe.loss(net, (wave, index, noise)).item() == pytest.approx(
@@ -161,9 +163,22 @@ def test_training_estimates_the_noise_of_the_schedules_steps(tmp_path: Path) -> 
 
     assert float(recipe.loss(Knows(), (torch.zeros_like(wave), index, noise))) < 1e-6
     scores = recipe.validate(net)
-    assert set(scores) == {"score", *(f"error_{n}" for n in (1, 2, 3, 5, 10))}
+    assert set(scores) == {"score", "loss", *(f"error_{n}" for n in (1, 2, 3, 5, 10))}
     with pytest.raises(InputError, match="no log-mel"):
         SpectrumRecipe(SpectrumConfig(network="m5", **settings), tmp_path)
+    heard = SpectrumRecipe(SpectrumConfig(unet=Network(**SMALL), recogniser="digits", **settings), tmp_path)
+    scores = heard.validate(net)
+    assert {name for name in scores if name.startswith("accuracy")} == {
+        f"accuracy_{n}" for n in (1, 2, 3, 5, 10)
+    }
+    assert heard.recogniser is not None
+    system = SpectralDefended(heard.recogniser, purifier(net, 10))
+    answers = torch.cat(
+        [system(p, noise=SeededNoise(0).fresh(k)).argmax(1) for k, p in enumerate(heard.held_out.split(50))]
+    )
+    assert scores["accuracy_10"] == pytest.approx(float((answers == heard.targets).float().mean()))
+    with pytest.raises(InputError, match="other spectrograms"):
+        SpectrumRecipe(SpectrumConfig(network="resnext29", recogniser="digits", **settings), tmp_path)
 
 
 def test_it_is_a_part_of_a_system(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Recipe `spectrum`: DiffSpec's network, trained on log-mel spectrograms as DDPM is (eq. 6)."""
+"""Recipe `spectrum`: DiffSpec's network, trained on log-mel spectrograms as DDPM is (eq. 6).
+
+Clips are clean: what a purifier's network learns of noise in its data it will leave in what it purifies.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,20 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from audiopure.diffusion.denoiser import EpsDenoiser
 from audiopure.diffusion.schedule import NoiseSchedule
 from audiopure.errors import InputError
 from audiopure.frontend import LogMel
 from audiopure.nets.mel_unet import MelUNet
+from audiopure.noise import SeededNoise
+from audiopure.purifier import Purifier
 from audiopure.recognisers import build_recogniser
+from audiopure.spectral import SpectralDefended
 from audiopure.training.clips import AugmentedClips, AugmentedConfig
 from audiopure.training.config import Strict
 
-HELD_OUT = 200  # clips of the validation split
+HELD_OUT = 100  # clips of the validation split
+PURIFIED = (1, 2, 3, 5, 10)  # n* at which the recogniser hears them, those that are trained
 JUDGED = (1, 2, 3, 5, 10, 25, 50, 100, 200)  # steps of the schedule in validation, those there are
 
 
@@ -42,6 +50,7 @@ class SpectrumConfig(AugmentedConfig):
         low, high: dB that become -1 and 1.
         steps_of_noise: of the schedule, which is the paper's linear one.
         latest: the noisiest step that is trained; a purifier needs the first few only.
+        recogniser: weights that hear purified clips in validation, of that front end; None for none.
     """
 
     network: str = "mel_resnet"
@@ -50,6 +59,8 @@ class SpectrumConfig(AugmentedConfig):
     high: float = 38.22
     steps_of_noise: int = Field(default=200, gt=0)
     latest: int = Field(default=200, gt=0)
+    recogniser: str | None = None
+    background: str | None = None  # nothing is mixed in
 
 
 class SpectrumRecipe(AugmentedClips):
@@ -66,10 +77,14 @@ class SpectrumRecipe(AugmentedClips):
         self.front = front
         self.padded: Any = recogniser.padded
         self.size = front(self.padded(self.held_out[:1])).numel()  # of a spectrogram
-        schedule = NoiseSchedule.linear(steps=config.steps_of_noise)
-        latest = min(config.latest, len(schedule))
-        self.alpha_bar = torch.tensor([schedule.alpha_bar(n) for n in range(1, latest + 1)])
+        self.schedule = NoiseSchedule.linear(steps=config.steps_of_noise)
+        latest = min(config.latest, len(self.schedule))
+        self.alpha_bar = torch.tensor([self.schedule.alpha_bar(n) for n in range(1, latest + 1)])
         self.keep_held_out(HELD_OUT)
+        self.recogniser = None if config.recogniser is None else self.hears(config.recogniser)
+        heard = getattr(self.recogniser, "frontend", None)
+        if self.recogniser is not None and getattr(heard, "config", None) != front.config:
+            raise InputError(f"{config.recogniser} hears other spectrograms than '{config.network}'")
 
     def build(self) -> nn.Module:
         return MelUNet(
@@ -83,7 +98,7 @@ class SpectrumRecipe(AugmentedClips):
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """Clips (B, T), 0-based steps of the schedule (B,), and standard normal noise (B, mels * frames)."""
-        wave, _, rng = self.augmented(step)
+        wave, _, rng = self.augmented(step, noisy=False)
         index = torch.from_numpy(rng.integers(0, len(self.alpha_bar), len(wave)))
         return wave, index, torch.from_numpy(rng.standard_normal((len(wave), self.size), dtype=np.float32))
 
@@ -92,21 +107,47 @@ class SpectrumRecipe(AugmentedClips):
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Squared errors of the noise at some steps; the score is minus their mean."""
-        device, found = next(model.parameters()).device, {}
+        """Squared errors of the noise at some steps, whose mean is the loss and minus the score.
+
+        With a recogniser, also its accuracy on purified clips, from which n* is chosen.
+        """
+        found = {}
         for number in (n for n in JUDGED if n <= len(self.alpha_bar)):
             generator = torch.Generator().manual_seed(number)
             parts = [
                 self._error(
                     model,
-                    part.to(device),
+                    part,
                     torch.full((len(part),), number - 1),
                     torch.randn(len(part), self.size, generator=generator),
                 )
-                for part in self.held_out.split(50)
+                for part in self._parts(model, self.held_out)
             ]
             found[f"error_{number}"] = torch.cat(parts).mean().item()
-        return {"score": -sum(found.values()) / len(found), **found}
+        loss = sum(found.values()) / len(found)
+        return {"score": -loss, "loss": loss, **found, **self._accuracy(model)}
+
+    def _accuracy(self, model: nn.Module) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for number in (n for n in PURIFIED if self.recogniser is not None and n <= len(self.alpha_bar)):
+            assert self.recogniser is not None
+            system = self._system(self.recogniser, model, number)
+            answers = [
+                system(part, noise=SeededNoise(self.seed).fresh(k)).argmax(1).cpu()
+                for k, part in enumerate(self._parts(model, self.held_out))
+            ]
+            found[f"accuracy_{number}"] = (torch.cat(answers) == self.targets).float().mean().item()
+        return found
+
+    def _system(self, recogniser: nn.Module, model: nn.Module, n_star: int) -> SpectralDefended:
+        purifier = Purifier(EpsDenoiser(model, self.schedule), n_star=n_star, schedule=self.schedule)
+        return SpectralDefended(recogniser, purifier)
+
+    def _parts(self, model: nn.Module, clips: Tensor) -> list[Tensor]:
+        device = next(model.parameters()).device
+        if self.recogniser is not None:
+            self.recogniser.to(device)
+        return [part.to(device) for part in clips.split(50)]
 
     def _error(self, model: nn.Module, wave: Tensor, index: Tensor, noise: Tensor) -> Tensor:
         """Mean squared error of each clip's noise. Shape: (B, T), (B,), (B, mels * frames) -> (B,)."""
