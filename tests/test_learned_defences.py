@@ -132,7 +132,7 @@ def test_defence_gan_finds_what_the_generator_has_said(tmp_path: Path) -> None:
     for layer in generator.layers:
         layer.get_parameter("weight").mul_(6)
     said = generator(torch.tensor([[0.3, -0.5], [-0.7, 0.2]]))[:, :16_000]
-    defence = DefenceGan(generator, restarts=6, steps=150, rate=0.02)
+    defence = DefenceGan(generator, restarts=6, steps=150)
     found = defence(said, noise=SeededNoise(0))
     assert float((found - said).norm() / said.norm()) < 0.1
     assert torch.equal(found, defence(said, noise=SeededNoise(0)))
@@ -150,6 +150,25 @@ def test_defence_gan_finds_what_the_generator_has_said(tmp_path: Path) -> None:
     assert load_system(f"{path},restarts=2,steps=3+digits").model.purifier.steps == 3  # type: ignore[union-attr]
     with pytest.raises(InputError, match="positive rate"):
         DefenceGan(generator, rate=float("inf"))
+
+
+def test_defence_gan_comes_closer_with_every_step_that_counts() -> None:
+    """At its default rate, which is far too large for these generators."""
+    torch.manual_seed(1)
+    clip = sounds(3, 16_000)
+    for gain in (2, 6):
+        generator = Generator(width=4, latent=8).requires_grad_(False)
+        for layer in generator.layers:
+            layer.get_parameter("weight").mul_(gain)
+        said = generator(torch.rand(3, 8) * 2 - 1)[:, :16_000]
+        for goal in (said, clip):
+            left = []
+            for steps in (1, 2, 4, 8, 16, 32, 64):
+                found = DefenceGan(generator, restarts=1, steps=steps)(goal, noise=SeededNoise(0))
+                left.append((found - goal).square().mean(1))
+            errors = torch.stack(left)
+            assert (errors.diff(dim=0) <= 1e-6 * errors[:-1]).all(), errors
+            assert (errors[-1] < 0.9 * errors[0]).all() or goal is clip, errors
 
 
 def test_the_penalty_wants_a_critic_of_slope_one_and_turns_alternate(root: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -32,12 +33,13 @@ class DefenceGan(WaveformDefence):
     """A clip becomes what a generator says that comes closest to it (Samangouei et al. 2018).
 
     From several random vectors, each by descent on the mean squared error with momentum; the closest counts.
+    Where a step makes the error larger it is taken back, and that vector's rate halved.
     The search has no useful slope: gradients pass straight through, which is declared (`bpda`).
 
     Args:
         generator: see `wavegan.Generator`; clips must not be longer than what it says.
         restarts, steps: vectors to begin with, and steps of each.
-        rate: of the descent, for an error in units of the clip's power.
+        rate: of the descent at first, for an error in units of the clip's power.
     """
 
     bpda, random = True, True
@@ -69,20 +71,33 @@ class DefenceGan(WaveformDefence):
         z = (2 * torch.special.ndtr(drawn) - 1).unflatten(1, (self.restarts, latent)).flatten(0, 1)
         goal, mask = (part.repeat_interleave(self.restarts, 0) for part in (x, within))
         scale = (lengths * power).repeat_interleave(self.restarts)
-        velocity = torch.zeros_like(z)
-        for _ in range(self.steps):
-            point = z.detach().requires_grad_()
-            error = self._error(point, goal, mask) / scale
-            (slope,) = torch.autograd.grad(error.sum(), point)
-            velocity = self.MOMENTUM * velocity + slope
-            z = (z - self.rate * velocity).clamp(-1, 1)
+        z, error = self._descended(z, lambda point: self._error(point, goal, mask) / scale)
         with torch.no_grad():
-            error = self._error(z, goal, mask).unflatten(0, (count, self.restarts))
-            best = z.unflatten(0, (count, self.restarts))[
-                torch.arange(count, device=x.device), error.argmin(1)
-            ]
-            return self.generator(best)[:, :length]
+            clip = torch.arange(count, device=x.device)
+            closest = error.view(count, self.restarts).argmin(1)
+            return self.generator(z.view(count, self.restarts, latent)[clip, closest])[:, :length]
+
+    def _descended(self, z: Tensor, errors: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Where the descents have come, and the error there. Shape: (N, latent) -> the same, (N,)."""
+        error, slope = _with_slope(errors, z)
+        rate, velocity = torch.full_like(error, self.rate)[:, None], torch.zeros_like(z)
+        for _ in range(self.steps):
+            velocity = self.MOMENTUM * velocity + slope
+            there = (z - rate * velocity).clamp(-1, 1)
+            its_error, its_slope = _with_slope(errors, there)
+            fell = (its_error <= error)[:, None]
+            z, slope = torch.where(fell, there, z), torch.where(fell, its_slope, slope)
+            error = torch.minimum(error, its_error)
+            velocity, rate = velocity * fell, torch.where(fell, rate, rate / 2)
+        return z, error
 
     def _error(self, z: Tensor, goal: Tensor, mask: Tensor) -> Tensor:
         apart = self.generator(z)[:, : goal.shape[1]] - goal
         return (apart * mask).square().sum(1)
+
+
+def _with_slope(errors: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
+    point = z.detach().requires_grad_()
+    error = errors(point)
+    (slope,) = torch.autograd.grad(error.sum(), point)
+    return error.detach(), slope
