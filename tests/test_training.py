@@ -170,6 +170,24 @@ def test_another_seed_gives_other_weights(folder: Path, tmp_path: Path) -> None:
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_the_card_tells_how_far_the_weights_have_moved(folder: Path, tmp_path: Path) -> None:
+    found = {}
+    for rate in ("1e-9", "1e-2"):
+        config = tmp_path / f"{rate}.toml"
+        settings = CONFIGS["stability"].replace("steps = 24", "steps = 1")
+        config.write_text(settings.replace("2e-3", rate) + 'optimiser = "sgd"\nmomentum = 0.9\n')
+        path = run("stability", config, folder / "data", tmp_path / rate)
+        begun, ended = load_file(hub.shipped_path("small")), load_file(path)
+        names = [name for name, _ in hub.load("small").named_parameters()]
+        apart, size = (
+            sum(float((part[name].double()).square().sum()) for name in names) ** 0.5
+            for part in ({name: ended[name] - begun[name] for name in names}, begun)
+        )
+        found[rate] = hub.describe(path)["card"]["change"]
+        assert found[rate] == pytest.approx(apart / size, rel=0.01)
+    assert found["1e-9"] < 1e-6 < found["1e-2"]
+
+
 def test_training_leaves_the_global_generator_alone(folder: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(CONFIGS["recogniser"].replace("steps = 24", "steps = 1"))

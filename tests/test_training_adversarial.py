@@ -160,7 +160,27 @@ def test_every_method_trains_through_a_defence_or_says_that_it_cannot(root: Path
 def test_validation_attacks_in_every_norm(root: Path) -> None:
     training = recipe(root)
     scores = training.validate(training.build().eval())
-    assert set(scores) == {"score", "accuracy", "accuracy_linf", "accuracy_l2"}
-    assert scores["score"] == pytest.approx(sum(v for k, v in scores.items() if k != "score") / 3)
+    assert set(scores) == {"score", "accuracy", "accuracy_linf", "accuracy_l2", "loss"}
+    accuracies = [v for k, v in scores.items() if k.startswith("accuracy")]
+    assert scores["score"] == pytest.approx(sum(accuracies) / 3)
     with pytest.raises(InputError, match="is no m5"):
         recipe(root, network="m5", initial="digits").build()
+
+
+def test_the_validation_loss_is_that_of_attacked_clips_and_always_the_same(root: Path) -> None:
+    model = Listens().eval()
+    losses = {}
+    for method in METHODS:
+        if method != "yopo":
+            training = recipe(root, method=method, ratio=1.0, replays=2, budgets={"linf": 0.01}, slope=1e-2)
+            losses[method] = training.validate(model)
+            assert training.validate(model) == losses[method]
+    training = recipe(root)
+    plain = float(nn.functional.cross_entropy(model.layer(training.held_out), training.targets).detach())
+    assert all(found["loss"] > 1.001 * plain for found in losses.values())
+    assert losses["free"]["loss"] == losses["pgd"]["loss"]
+    # the slope of a linear network is its weight's Frobenius norm, but for the random projection
+    found = losses["jacobian"]
+    assert found["slope"] == pytest.approx(float(model.layer.weight.detach().norm()), rel=0.1)
+    assert found["penalty"] == pytest.approx(1e-2 * found["slope"], rel=1e-5)
+    assert found["loss"] == pytest.approx(plain + found["penalty"], rel=1e-4)

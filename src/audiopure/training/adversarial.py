@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from audiopure.attacks.ball import Ball, ball
 from audiopure.errors import InputError
 from audiopure.noise import SeededNoise
-from audiopure.training.adversarial_methods import METHODS, Loss, climb, cross_entropy
+from audiopure.training.adversarial_methods import METHODS, Loss, climb, cross_entropy, logits_and_slope
 from audiopure.training.recogniser import PlainConfig, RecogniserRecipe
 from audiopure.training.together import team
 
@@ -38,7 +38,8 @@ class AdversarialConfig(PlainConfig):
         replays: of each batch ("free"); checkpoints and validations fall on whole ones.
         cheap: steps for one slope of the network ("yopo").
         beta: weight of the second term ("trades").
-        slope: weight of the Frobenius norm of the Jacobian ("jacobian").
+        slope: weight of the Frobenius norm of the Jacobian, in units of cross-entropy for a change of one
+            logit per unit of the waveform's L2 norm ("jacobian").
         defence: what stands before the recogniser, as a system is written: "small", "small,reverse=no".
     """
 
@@ -84,29 +85,48 @@ class AdversarialRecipe(RecogniserRecipe):
         if int(step) % self.config.replays == 0:
             self.moved = None  # another batch
         noise = team().own(SeededNoise(self.config.seed).fresh(int(step)))
+        return self.objective(model, wave, targets, noise)
+
+    def objective(self, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise) -> Tensor:
+        """Mean loss of clips (B, T) with soft targets (B, labels), by the method."""
         return METHODS[self.config.method](self, model, wave, targets, noise)
 
+    @torch.no_grad()  # attacks enable gradients for themselves
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Accuracy clean and under each budget, in one pass; the score is their mean."""
+        """Accuracy clean and under each budget, whose mean is the score, and the loss as in training.
+
+        For "jacobian" also the mean norm (`slope`) and what it adds to the loss (`penalty`).
+        """
         device = next(model.parameters()).device
         found: dict[str, list[Tensor]] = {}
         for number, (wave, target) in enumerate(
             zip(self.held_out.split(50), self.targets.split(50), strict=True)
         ):
             wave, target = wave.to(device), target.to(device)
-            noise = SeededNoise(self.config.seed).fresh(number)
-            goal = nn.functional.one_hot(target, len(self.labels)).float()
-            heard = {"accuracy": wave}
-            for norm, eps in self.config.budgets.items():
-                found_ball = ball(norm, eps, wave)
-                climbed = climb(self.error(model, goal), found_ball, JUDGED, 0.25, noise.fresh(1))
-                heard[f"accuracy_{norm}"] = climbed
-            with torch.no_grad():
-                for name, sound in heard.items():
-                    answers = self.hear(model, sound, noise.fresh(2)).argmax(1)
-                    found.setdefault(name, []).append((answers == target).float())
+            measured = self._measured(model, wave, target, SeededNoise(self.config.seed).fresh(number))
+            for name, value in measured.items():
+                found.setdefault(name, []).append(value.float())
         means = {name: torch.cat(parts).mean().item() for name, parts in found.items()}
-        return {"score": sum(means.values()) / len(means), **means}
+        scores = [value for name, value in means.items() if name.startswith("accuracy")]
+        return {"score": sum(scores) / len(scores), **means}
+
+    def _measured(
+        self, model: nn.Module, wave: Tensor, target: Tensor, noise: SeededNoise
+    ) -> dict[str, Tensor]:
+        """What validation means over clips: each (B,)."""
+        goal = nn.functional.one_hot(target, len(self.labels)).float()
+        heard = {"accuracy": wave}
+        for norm, eps in self.config.budgets.items():
+            around = ball(norm, eps, wave)
+            heard[f"accuracy_{norm}"] = climb(self.error(model, goal), around, JUDGED, 0.25, noise.fresh(1))
+        found = {
+            name: self.hear(model, sound, noise.fresh(2)).argmax(1) == target for name, sound in heard.items()
+        }
+        found["loss"] = self.objective(model, wave, goal, noise.fresh(3)).expand(len(wave))
+        if self.config.method == "jacobian":
+            _, found["slope"] = logits_and_slope(self, model, wave, noise.fresh(3))
+            found["penalty"] = self.config.slope * found["slope"]
+        return {name: value.detach() for name, value in found.items()}
 
     def hear(self, model: nn.Module, wave: Tensor, noise: SeededNoise) -> Tensor:
         """Logits in float32, through the defence if there is one."""

@@ -92,6 +92,8 @@ def _fast(
 def _free(
     recipe: AdversarialRecipe, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise
 ) -> Tensor:
+    if not model.training:  # clips of a validation are met once
+        return _pgd(recipe, model, wave, targets, noise)
     before, found = recipe.moved, wave.clone()
     for number, (rows, around) in enumerate(recipe.balls(wave)):
         if before is None or before.grad is None:
@@ -157,14 +159,24 @@ def divergence(p: Tensor, q: Tensor) -> Tensor:
 def _jacobian(
     recipe: AdversarialRecipe, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise
 ) -> Tensor:
-    """The Frobenius norm by a random projection: |J|^2 is labels times the mean of |v J|^2 (Hoffman 2019)."""
-    point = wave.detach().requires_grad_()
-    logits = recipe.hear(model, point, noise.fresh(0))
-    shape = (len(wave), logits.shape[1])
-    v = nn.functional.normalize(noise.fresh(1).normal(shape, draw=0, device=wave.device), dim=1)
-    (slopes,) = torch.autograd.grad((v * logits).sum(), point, create_graph=True)
-    norm = (shape[1] * slopes.square().sum(1) + 1e-12).sqrt()
+    logits, norm = logits_and_slope(recipe, model, wave, noise)
     return (cross_entropy(logits, targets) + recipe.config.slope * norm).mean()
+
+
+def logits_and_slope(
+    recipe: AdversarialRecipe, model: nn.Module, wave: Tensor, noise: SeededNoise
+) -> tuple[Tensor, Tensor]:
+    """Logits (B, C), and the Frobenius norm of their Jacobian (B,), logits per unit of the wave's L2 norm.
+
+    The norm is found by a random projection: |J|^2 is labels times the mean of |v J|^2 (Hoffman 2019).
+    """
+    with torch.enable_grad():
+        point = wave.detach().requires_grad_()
+        logits = recipe.hear(model, point, noise.fresh(0))
+        shape = (len(wave), logits.shape[1])
+        v = nn.functional.normalize(noise.fresh(1).normal(shape, draw=0, device=wave.device), dim=1)
+        (slopes,) = torch.autograd.grad((v * logits).sum(), point, create_graph=True)
+        return logits, (shape[1] * slopes.square().sum(1) + 1e-12).sqrt()
 
 
 # a new method is one function and one line here

@@ -28,6 +28,7 @@ class TrainConfig(Strict):
     weight_decay: float = Field(default=0.01, ge=0)
     optimiser: Literal["adamw", "sgd"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.98)  # of AdamW
+    momentum: float = Field(default=0.0, ge=0, lt=1)  # of SGD
     clip: float = Field(default=1.0, gt=0)  # gradient norm
     ema: float = Field(default=0.999, ge=0, lt=1)
     precision: Literal["fp32", "bf16"] = "fp32"

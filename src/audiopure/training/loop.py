@@ -89,8 +89,7 @@ def train(
     `folder/log.jsonl`, one JSON object a line. InputError if the folder holds a run with other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _seeded(config.seed, 0):
-        model = recipe.build().to(device)
+    model = initialised(recipe, config).to(device)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
     optimiser = _optimiser(model, config)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule(config))
@@ -150,10 +149,22 @@ def train(
     together.wait()
     if not together.leads:
         state = _resume(folder / "state.pt", config, parts)
-    with _seeded(config.seed, 0):
-        best = recipe.build().to(device)
+    best = initialised(recipe, config).to(device)
     best.load_state_dict(state["weights"])
     return best.eval().requires_grad_(False), state["log"]
+
+
+def initialised(recipe: Recipe, config: TrainConfig) -> nn.Module:
+    """The network as a run begins with it, on the CPU."""
+    with _seeded(config.seed, 0):
+        return recipe.build()
+
+
+def moved(first: nn.Module, last: nn.Module) -> float:
+    """How far training has moved the weights, relative to their size: |w - w0| / |w0|."""
+    begun = nn.utils.parameters_to_vector(first.parameters()).detach().double().cpu()
+    ended = nn.utils.parameters_to_vector(last.parameters()).detach().double().cpu()
+    return float((ended - begun).norm() / begun.norm())
 
 
 def seconds_spent(folder: Path) -> float:
@@ -186,7 +197,7 @@ def _seeded(seed: int, step: int, rank: int = 0) -> Iterator[None]:
 def _optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     groups = _parameter_groups(model, config.weight_decay)
     if config.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=config.learning_rate)
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
 
 

@@ -26,7 +26,6 @@ from audiopure.noise import SeededNoise
 from audiopure.purifier import Purifier
 from audiopure.training.adversarial import AdversarialConfig, AdversarialRecipe
 from audiopure.training.adversarial_methods import climb
-from audiopure.training.together import team
 
 KINDS = ("denoiser", "eps", "enhancer")  # of weights that stand before a recogniser
 
@@ -87,12 +86,10 @@ class PurifierRecipe(AdversarialRecipe):
         clean = self.front(model)(wave, noise=noise)
         return self.recogniser.to(wave.device)(clean).float()
 
-    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-        wave, _, step = batch
-        noise = team().own(SeededNoise(self.config.seed).fresh(int(step)))
+    def objective(self, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise) -> Tensor:
         if self.config.method == "ssp":
             return self._ssp(model, wave, noise)
-        found = super().loss(model, batch)
+        found = super().objective(model, wave, targets, noise)
         if self.config.error == 0:
             return found
         front = self.front(model)

@@ -18,7 +18,7 @@ from audiopure.training.adversarial import AdversarialConfig, AdversarialRecipe
 from audiopure.training.config import TrainConfig, read_config
 from audiopure.training.denoiser import DenoiserConfig, DenoiserRecipe
 from audiopure.training.enhancer import EnhancerConfig, EnhancerRecipe
-from audiopure.training.loop import Progress, Recipe, seconds_spent, train
+from audiopure.training.loop import Progress, Recipe, initialised, moved, seconds_spent, train
 from audiopure.training.purifier import PurifierConfig, PurifierRecipe
 from audiopure.training.recogniser import RecogniserConfig, RecogniserRecipe
 from audiopure.training.smoothed import SmoothedConfig, SmoothedRecipe
@@ -77,6 +77,7 @@ def run(
     recipe = entry.recipe(config, root)
     model, log = train(recipe, config, folder, device=device, report=report)
     best = max(log, key=lambda line: line["score"])
+    change = moved(initialised(recipe, config), model)
     model = recipe.product(model)
     if not team().leads:
         return folder / "model.safetensors"
@@ -93,6 +94,7 @@ def run(
             "threads": torch.get_num_threads(),
         },
         "parameters": sum(p.numel() for p in model.parameters()),
+        "change": float(f"{change:.3g}"),  # of the weights, |w - w0| / |w0|
         "validation": best,
         "licence": "Apache-2.0; training data: see LICENSES/ATTRIBUTION.md",
     }
