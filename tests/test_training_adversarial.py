@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.special import rel_entr, softmax
 from torch import Tensor, nn
 
 from audiopure import InputError
@@ -128,6 +130,62 @@ def test_the_jacobian_penalty_is_its_frobenius_norm_on_average(root: Path) -> No
     assert float((gradient * model.layer.weight).sum().detach()) > 0.5 * truth  # it shrinks the weights
 
 
+class Split(nn.Module):
+    """A recogniser whose front end is not linear, and whose body is linear or not."""
+
+    mix: Tensor
+
+    def __init__(self, linear: bool) -> None:
+        super().__init__()
+        draw = torch.Generator().manual_seed(1)
+        self.register_buffer("mix", torch.randn(16_000, 20, generator=draw) * 0.05)
+        self.body = nn.Linear(20, 10, bias=False)
+        nn.init.normal_(self.body.weight, generator=draw)
+        if linear:  # the slope of the cross-entropy then has one direction for all clips of word 0
+            self.body.weight.data[1:] = 0
+        self.linear, self.met = linear, []
+
+    def features(self, x: Tensor) -> Tensor:
+        return torch.tanh(x @ self.mix + 3 * (x**2) @ self.mix)
+
+    def classify(self, features: Tensor) -> Tensor:
+        if features.requires_grad:
+            self.met.append(features.detach())
+        return self.body(features if self.linear else features + 0.5 * features.sin())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(self.features(x))
+
+
+@pytest.mark.parametrize(("linear", "cheap"), [(True, 3), (False, 1)])
+def test_yopo_is_pgd_where_the_costate_is_constant_or_always_new(
+    root: Path, linear: bool, cheap: int
+) -> None:
+    """By plain gradients of the whole network, from the same random start."""
+    training = recipe(root, method="yopo", inner=6, cheap=cheap, ratio=1.0)
+    model = Split(linear).train()
+    wave = training.batch(0)[0]
+    targets = nn.functional.one_hot(torch.zeros(len(wave), dtype=torch.long), 10).float()
+    loss = METHODS["yopo"](training, model, wave, targets, SeededNoise(4))
+    met, losses = model.met, []
+    assert len(met) == 6 // cheap + 1
+    x = wave.clone()
+    balls = training.balls(wave)
+    for number, (rows, around) in enumerate(balls):
+        x[rows] = around.random(SeededNoise(4).fresh(number))
+    for step in range(7):
+        point = x.clone().requires_grad_()
+        value = nn.functional.cross_entropy(model(point), targets, reduction="sum")
+        (slope,) = torch.autograd.grad(value, point)
+        if step % cheap == 0:
+            torch.testing.assert_close(met[step // cheap], model.features(x), rtol=1e-4, atol=1e-4)
+            losses.append(float(value.detach()) / len(wave))
+        for rows, around in balls:
+            x[rows] = around.project(x[rows] + 0.2 * around.eps * around.ascent(slope[rows]))
+    assert float(loss.detach()) == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+    assert losses[-1] > losses[0]
+
+
 def test_yopo_attacks_through_the_front_end_alone(root: Path) -> None:
     torch.manual_seed(0)
     training = recipe(root, method="yopo", inner=6, cheap=3, budgets={"linf": 0.01}, initial="digits")
@@ -136,17 +194,34 @@ def test_yopo_attacks_through_the_front_end_alone(root: Path) -> None:
     classify = model.classify
     model.classify = lambda features: calls.append(len(features)) or classify(features)  # type: ignore
     loss = training.loss(model, training.batch(0))
-    # two slopes for six steps, and the training pass itself
-    assert len(calls) == 3 and calls[:2] == [3, 3] and torch.isfinite(loss)
+    # two costates for six steps, and the last pass; each gives the weights a gradient
+    assert calls == [6, 6, 6] and torch.isfinite(loss)
     with pytest.raises(InputError, match="yopo needs"):
         training = recipe(root, method="yopo", network="m5")
         training.loss(training.build(), training.batch(0))
+    with pytest.raises(InputError, match="multiple of 4"):
+        recipe(root, method="yopo", inner=6, cheap=4)
+
+
+def test_trades_is_cross_entropy_and_beta_times_the_divergence(root: Path) -> None:
+    """By SciPy, from what the network was trained on."""
+    training = recipe(root, method="trades", beta=3.0)
+    model = Listens().train()
+    wave, targets, step = training.batch(0)
+    loss = training.loss(model, (wave, targets, step))
+    clean, found = model.heard
+    assert torch.equal(clean, wave) and float((found - wave).abs().amax()) > 0
+    weight = model.layer.weight.detach().double().numpy()
+    p, q = (softmax(x.double().numpy() @ weight.T, axis=1) for x in (clean, found))
+    right = p[np.arange(len(p)), targets.argmax(1).numpy()]
+    expected = -np.log(right).mean() + 3 * rel_entr(p, q).sum(1).mean()
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_through_a_defence_or_says_that_it_cannot(root: Path, method: str) -> None:
     training = recipe(
-        root, method=method, defence="small,n_star=1", batch=2, inner=1, replays=1, network="m5"
+        root, method=method, defence="small,n_star=1", batch=2, inner=1, cheap=1, replays=1, network="m5"
     )
     model = training.build().train()
     if method == "yopo":

@@ -32,11 +32,11 @@ class AdversarialConfig(PlainConfig):
     Attributes:
         method: a name in `adversarial_methods.METHODS`.
         budgets: norm -> radius; the paper's are linf .002 and l2 .253.
-        inner: steps of the attack.
+        inner: steps of the attack; for "yopo" a multiple of `cheap`.
         step: of each of them, relative to the radius.
         ratio: share of the batch that is attacked ("pgd", "fast", "yopo").
         replays: of each batch ("free"); checkpoints and validations fall on whole ones.
-        cheap: steps for one slope of the network ("yopo").
+        cheap: steps for one slope of the network ("yopo"); YOPO-m-n has n of them, and `inner` (m - 1) n.
         beta: weight of the second term ("trades").
         slope: weight of the Frobenius norm of the Jacobian, in units of cross-entropy for a change of one
             logit per unit of the waveform's L2 norm ("jacobian").
@@ -65,6 +65,10 @@ class AdversarialRecipe(RecogniserRecipe):
         ):
             raise InputError(
                 f"checkpoints and validations must fall on every {config.replays} steps, a batch's replays"
+            )
+        if config.method == "yopo" and config.inner % config.cheap:
+            raise InputError(
+                f"yopo's {config.inner} steps must be a multiple of {config.cheap}, those of a pass"
             )
         self.defence: nn.Module | None = None
         if config.defence is not None:

@@ -3,16 +3,17 @@
     pgd       Madry et al. 2018, as the paper has it after Chen et al.: a share of every batch is attacked
     fast      one step from a random start (Wong et al. 2020)
     free      a batch is met several times; each gradient moves weights and change alike (Shafahi et al. 2019)
-    yopo      one slope of all behind the front end serves several steps (Zhang et al. 2019)
+    yopo      one slope of all behind the front end serves several steps (Zhang, Zhang et al. 2019)
     trades    the answer to a clip is kept in its surroundings (Zhang et al. 2019), beside cross-entropy
     jacobian  no attack: the slope of the logits is penalised (eq. S28)
 
-Attacks find the network in eval mode, so that they do not move the statistics of its normalisations.
+Attacks find the network in eval mode, so that they do not move the statistics of its normalisations; "free"
+and "yopo" have no passes for the attack alone, and find it as it trains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 FAST = 1.25  # step of "fast", relative to the budget (Wong et al.)
 
 Loss = Callable[[Tensor, SeededNoise], Tensor]  # of waveforms (B, T): what is climbed, a sum over clips
+Balls = Sequence[tuple[slice, Ball]]  # rows of a batch, and the set around them
 Attack = Callable[[Loss, Ball, Tensor, SeededNoise], Tensor]  # its third argument: targets (B, C)
 
 
@@ -107,27 +109,42 @@ def _free(
 def _yopo(
     recipe: AdversarialRecipe, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise
 ) -> Tensor:
+    """YOPO-m-n with the front end as the first layer, n = `cheap` and m - 1 = `inner` / n.
+
+    Each of the m passes gives the weights a gradient at the change that was reached, and the costate p at the
+    front end's output, along which n steps through the front end alone move the change on. That the mean of
+    the m losses counts and not their sum is ours, so that the learning rate means what it does elsewhere. The
+    n steps after the last pass, which train nothing but a first layer's weights, are left out.
+    """
     config = recipe.config
     if not hasattr(model, "classify") or recipe.defence is not None:
         raise InputError("yopo needs a network with `features` and `classify`, and no defence before it")
+    count = max(1, round(config.ratio * len(wave)))
+    balls, found = recipe.balls(wave[:count]), wave.clone()
+    for number, (rows, around) in enumerate(balls):
+        found[:count][rows] = around.random(noise.fresh(number))
+    losses = []
+    with torch.enable_grad():
+        for left in reversed(range(config.inner // config.cheap + 1)):
+            features = model.features(found).requires_grad_()  # type: ignore[operator]
+            each = cross_entropy(model.classify(features).float(), targets)  # type: ignore[operator]
+            losses.append(each.mean())
+            if left:
+                (costate,) = torch.autograd.grad(each.sum(), features, retain_graph=True)
+                there = _along(model, costate[:count], found[:count], balls, config.cheap, config.step)
+                found = torch.cat([there, wave[count:]])
+    return torch.stack(losses).mean()
 
-    def attack(error: Loss, around: Ball, own: Tensor, source: SeededNoise) -> Tensor:
-        x = around.random(source)
-        for _ in range(max(1, config.inner // config.cheap)):
-            features = model.features(x).detach().requires_grad_()  # type: ignore[operator]
-            with torch.enable_grad():
-                whole = cross_entropy(model.classify(features).float(), own).sum()  # type: ignore[operator]
-                (slope,) = torch.autograd.grad(whole, features)
-            for _ in range(config.cheap):
-                with torch.enable_grad():
-                    point = x.detach().requires_grad_()
-                    along = (model.features(point) * slope).sum()  # type: ignore[operator]
-                    (gradient,) = torch.autograd.grad(along, point)
-                x = around.project(x + config.step * around.eps * around.ascent(gradient))
-        return x.detach()
 
-    found = _attacked(recipe, model, wave, targets, noise.fresh(0), attack)
-    return cross_entropy(recipe.hear(model, found, noise.fresh(1)), targets).mean()
+def _along(model: nn.Module, costate: Tensor, x: Tensor, balls: Balls, steps: int, step: float) -> Tensor:
+    """Ascent of what the front end puts out along a costate. Shape: -> (B, T)."""
+    for _ in range(steps):
+        point = x.detach().requires_grad_()
+        (slope,) = torch.autograd.grad((model.features(point) * costate).sum(), point)  # type: ignore[operator]
+        x = x.clone()
+        for rows, around in balls:
+            x[rows] = around.project(x[rows] + step * around.eps * around.ascent(slope[rows]))
+    return x
 
 
 def _trades(
