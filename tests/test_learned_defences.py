@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,13 @@ def test_the_penalty_wants_a_critic_of_slope_one_and_turns_alternate(root: Path)
         found = recipe.loss(model, (real, z, between, step_number))
         assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-3, abs=1e-3)
     scores = recipe.validate(recipe.build().eval())
+    assert recipe.validate(recipe.build().eval()).keys() == {"score", "loss"}
+    blind = recipe.build().eval()
+    assert isinstance(blind, WaveGan)
+    for parameter in blind.critic.parameters():
+        nn.init.zeros_(parameter)
+    # a critic that says 0 of everything has no slope, and the penalty wants one of 1
+    assert recipe.validate(blind)["loss"] == pytest.approx(10, rel=1e-4)
     assert 1 <= scores["score"] <= 10 and isinstance(recipe.product(recipe.build()), Generator)
 
 
@@ -234,7 +242,9 @@ def test_an_enhancer_learns_from_speech_and_what_was_added(added: Any, root: Pat
     assert float(recipe.loss(Leaves(heard), (heard, clean))) == pytest.approx(0, abs=0.02)
     tenth = clean + 0.1 * (heard - clean)
     assert float(recipe.loss(Leaves(tenth), (heard, clean))) == pytest.approx(-4.5, abs=0.1)
-    assert set(recipe.validate(recipe.build().eval())) == {"score", "accuracy"}
+    scores = recipe.validate(recipe.build().eval())
+    assert set(scores) == {"score", "accuracy", "loss"}
+    assert scores["score"] == pytest.approx(-10 / math.log(10) * scores["loss"])
 
 
 @pytest.mark.parametrize("method", ["pgd", "trades", "ssp"])
@@ -292,3 +302,59 @@ def test_purified_clips_are_heard_as_the_system_hears_them(root: Path) -> None:
     for settings, message in refused:
         with pytest.raises(InputError, match=message):
             PurifierRecipe(PurifierConfig(**SETTINGS, **settings), root).front(hub.load("small"))
+
+
+def test_attacked_clips_are_kept_and_those_of_another_origin_are_not_used(root: Path, tmp_path: Path) -> None:
+    """A resumed run reads what the killed one made; what was cut short or is foreign is made again."""
+
+    def recipe(**changes: Any) -> EnhancerRecipe:
+        settings = SETTINGS | {"added": "attack", "inner": 2, "tasnet": TasNet(**TINY)} | changes
+        made = EnhancerRecipe(EnhancerConfig(**settings), root)
+        made.keep_in(tmp_path)
+        return made
+
+    first = recipe()
+    batches, heard = [first.batch(step) for step in range(3)], first.heard
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == ["train-0.safetensors", "validation.safetensors"]
+
+    again = recipe()
+    again._attacked = lambda *_: pytest.fail("attacked again")  # type: ignore[method-assign]
+    for step, batch in enumerate(batches):
+        assert all(torch.equal(a, b) for a, b in zip(again.batch(step), batch, strict=True))
+    assert torch.equal(again.heard, heard)
+
+    other = recipe(eps=0.001)
+    spoiled, clean = other.batch(0)
+    assert float((spoiled - clean).abs().max()) <= 0.001 + 1e-7
+    path = tmp_path / "train-0.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    assert all(torch.equal(a, b) for a, b in zip(recipe().batch(0), batches[0], strict=True))
+
+
+def test_ssp_is_s25_on_clips_that_s23_and_s24_perturb(root: Path, tasnet: str) -> None:
+    class Half(nn.Module):
+        """A purifier that halves, and remembers what it was given."""
+
+        sample_rate = 16_000
+
+        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+            self.heard = x
+            return x / 2
+
+    settings = SETTINGS | {"method": "ssp", "initial": tasnet, "feature": 0.3, "budgets": {"linf": 0.002}}
+    recipe = PurifierRecipe(PurifierConfig(inner=20, **settings), root)
+    wave, targets, step = recipe.batch(0)
+    half = Half()
+    loss = float(recipe.loss(half, (wave, targets, step)))
+    found = half.heard
+    assert float((found - wave).abs().max()) <= 0.002 + 1e-7
+    distance = [(recipe.mel(x) - recipe.mel(wave)).abs().amax((1, 2)) for x in (found, wave + 0.002)]
+    random = wave + 0.002 * torch.rand(wave.shape, generator=torch.Generator().manual_seed(0)).sub(0.5).sign()
+    distance.append((recipe.mel(random.clamp(-1, 1)) - recipe.mel(wave)).abs().amax((1, 2)))
+    assert (distance[0] > 2 * distance[1]).all() and (distance[0] > 2 * distance[2]).all()
+    audio = (found / 2 - wave).double().square().sum() / wave.numel()
+    # half of the amplitude is a quarter of the power
+    known = recipe.mel(wave).double()
+    feature = (recipe.mel(found).double() / 4 - known).square().sum() / known.numel()
+    assert loss == pytest.approx(float(audio + 0.3 * feature), rel=1e-4)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,10 +17,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from audiopure import hub
+from audiopure import audio, hub
+from audiopure.data.layouts import load_dataset
 from audiopure.data.synthetic import write_dataset
 from audiopure.errors import InputError
 from audiopure.training.config import TrainConfig
+from audiopure.training.flattening import flattened
 from audiopure.training.loop import Progress, schedule
 from audiopure.training.run import run
 
@@ -142,6 +147,8 @@ def test_killed_and_resumed_is_uninterrupted(recipe: str, folder: Path) -> None:
     card = hub.describe(folder / killed / "model.safetensors")["card"]
     best = max(map(json.loads, log.splitlines()), key=lambda line: line["score"])
     assert card["validation"] == best and card["config"]["steps"] == 24
+    assert card["flattened"] is flattened([json.loads(line) for line in log.splitlines()], 24)
+    assert all(math.isfinite(json.loads(line)["validation_loss"]) for line in log.splitlines())
 
 
 def test_a_finished_run_gives_its_weights_again(folder: Path, tmp_path: Path) -> None:
@@ -168,6 +175,27 @@ def test_another_seed_gives_other_weights(folder: Path, tmp_path: Path) -> None:
         config.write_text(settings.replace("seed = 3", f"seed = {seed}"))
         weights.append(load_file(run("denoiser", config, folder / "data", tmp_path / str(seed))))
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_the_card_tells_which_sounds_and_weights_were_used(folder: Path, tmp_path: Path) -> None:
+    """A sample more or less, or a bit of one, is another corpus; the manifest does not tell."""
+    settings = CONFIGS["adversarial"].replace("steps = 24", "steps = 1")
+    config = tmp_path / "config.toml"
+    config.write_text(settings.replace("inner = 2", 'inner = 1\ndefence = "small,n_star=1"'))
+    shutil.copytree(folder / "data", tmp_path / "data")
+    cards = []
+    for name in ("first", "second"):
+        path = run("adversarial", config, tmp_path / "data", tmp_path / name)
+        cards.append(hub.describe(path)["card"])
+        clip = load_dataset("sc09", tmp_path / "data", "train").clips[0].path
+        samples, rate = audio.read(clip)
+        samples[..., 100] += 2**-15
+        audio.write(clip, samples.reshape(-1), rate)
+    assert cards[0]["data"] == cards[1]["data"] and cards[0]["weights"] == cards[1]["weights"]
+    assert cards[0]["audio"].keys() == {"sc09 train", "sc09 validation"}
+    assert cards[0]["audio"] != cards[1]["audio"]
+    known = hashlib.sha256(hub.shipped_path("small").read_bytes()).hexdigest()
+    assert cards[0]["weights"] == {"small": known[:16]}
 
 
 def test_the_card_tells_how_far_the_weights_have_moved(folder: Path, tmp_path: Path) -> None:

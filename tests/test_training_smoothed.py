@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -116,7 +117,10 @@ def test_a_recogniser_goes_on_from_given_weights_and_hears_the_denoiser(root: Pa
     expected = denoised(hub.load("small"), noisy, sigma, SpeechLevel())  # type: ignore[arg-type]
     torch.testing.assert_close(heard[0], expected, rtol=1e-3, atol=1e-3)
     scores = recipe.validate(known)
-    assert set(scores) == {"score", "accuracy_0.05", "accuracy_0.1", "accuracy_0.25", "accuracy_0.5"}
+    assert set(scores) == {"score", "loss", *(f"accuracy_{level}" for level in (0.05, 0.1, 0.25, 0.5))}
+    for parameter in network.parameters():
+        nn.init.zeros_(parameter)
+    assert recipe.validate(network.eval())["loss"] == pytest.approx(np.log(10), rel=1e-4)  # it knows nothing
     with pytest.raises(InputError, match="is no m5"):
         smoothed(root, network="m5", initial="digits").build()
     with pytest.raises(InputError, match="must not exceed"):

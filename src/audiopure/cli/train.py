@@ -34,6 +34,7 @@ def train(
     In several processes or machines: torchrun --nproc_per_node N -m audiopure train ...
     """
     prepare(device, threads)
+    from audiopure import hub
     from audiopure.data.manifest import data_root
     from audiopure.training.board import Board
     from audiopure.training.run import run
@@ -54,6 +55,8 @@ def train(
         path = run(recipe, config, data_root(data), output, device=chosen, report=report)
         leads = team().leads
     if leads:
+        flat = hub.describe(path)["card"]["flattened"]
+        say("The validation has flattened." if flat else "The validation has not flattened: train longer.")
         typer.echo(path)
 
 

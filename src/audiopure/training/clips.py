@@ -36,7 +36,10 @@ class AugmentedConfig(ClipsConfig):
 
 
 class Clips:
-    """The training split in memory, and the validation split as `held_out` (n, T) with `targets` (n,)."""
+    """The training split in memory, and the validation split as `held_out` (n, T) with `targets` (n,).
+
+    `audio` names what is heard: split -> `Corpus.digest`.
+    """
 
     def __init__(self, config: ClipsConfig, root: Path):
         self.length = round(config.seconds * RATE)
@@ -44,11 +47,14 @@ class Clips:
         train = load_dataset(config.dataset, root, "train")
         held_out = load_dataset(config.dataset, root, "validation")
         self.labels = train.labels
-        self.corpus = Corpus(train)
-        validation = Corpus(held_out)
-        everything = np.arange(len(validation))
-        self.held_out = validation.crops(everything, np.zeros(len(validation)), self.length)
-        self.targets = validation.targets
+        self.corpus, self.validation = Corpus(train), Corpus(held_out)
+        self.audio = {
+            f"{config.dataset} train": self.corpus.digest(),
+            f"{config.dataset} validation": self.validation.digest(),
+        }
+        everything = np.arange(len(self.validation))
+        self.held_out = self.validation.crops(everything, np.zeros(len(everything)), self.length)
+        self.targets = self.validation.targets
 
     def keep_held_out(self, count: int) -> None:
         """Judge by so many clips of the validation split, drawn by the seed."""
@@ -86,7 +92,10 @@ class AugmentedClips(Clips):
     def __init__(self, config: AugmentedConfig, root: Path):
         super().__init__(config, root)
         self.augmentation = config
-        self.noise = Corpus(load_dataset(config.background, root, "train")) if config.background else None
+        self.noise: Corpus | None = None
+        if config.background:
+            self.noise = Corpus(load_dataset(config.background, root, "train"))
+            self.audio[f"{config.background} train"] = self.noise.digest()
 
     def augmented(self, step: int, *, noisy: bool = True) -> tuple[Tensor, Tensor, np.random.Generator]:
         """Waveforms (B, T), their labels (B,), and where further draws of this step come from."""

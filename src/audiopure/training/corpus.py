@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,6 +24,13 @@ class Corpus:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def digest(self) -> str:
+        """First 16 hex digits of the SHA-256 of all samples, the clips' lengths and their labels."""
+        known = hashlib.sha256(self.samples.numpy().tobytes())
+        known.update(self.lengths.astype("<i8").tobytes())
+        known.update(self.targets.numpy().astype("<i8").tobytes())
+        return known.hexdigest()[:16]
 
     def crops(self, items: Sequence[int] | np.ndarray, offsets: np.ndarray, length: int) -> Tensor:
         """Windows of `length` samples that begin `offsets` samples into each item, zero outside the clip.

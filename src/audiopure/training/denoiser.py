@@ -53,6 +53,8 @@ class DenoiserRecipe:
         self.weights = weights / weights.sum()
         held_out = load_dataset(config.validation_set, root, "validation")
         chosen = Corpus(held_out.stratified(min(config.validation_clips, len(held_out)), seed=0))
+        self.audio = {f"{name} train": corpus.digest() for name, corpus in self.corpora.items()}
+        self.audio[f"{config.validation_set} validation"] = chosen.digest()
         everything = np.arange(len(chosen))
         self.held_out = chosen.crops(everything, np.zeros(len(chosen)), self.length)
 
@@ -74,23 +76,30 @@ class DenoiserRecipe:
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         clean, sigma, noise = batch
-        estimate = model(clean + sigma[:, None] * noise, sigma)
-        error = (estimate - clean).square().mean(1) / sigma.square()
-        # 30 dB below the noise is as good as gone: silence must not dominate the batch
-        return torch.log(error + 1e-3).mean()
+        return _left(model(clean + sigma[:, None] * noise, sigma), clean, sigma)
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
+        """SI-SDR in dB at levels of noise; the loss is that of training, as a mean over them."""
         clean = self.held_out.to(next(model.parameters()).device)
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-        scores = {}
+        scores, losses = {}, []
         for sigma in VALIDATION_SIGMAS:
-            scores[f"si_sdr_{sigma}"] = si_sdr(model(clean + sigma * noise, sigma), clean).mean().item()
-        return {"score": sum(scores.values()) / len(scores), **scores}
+            estimate = model(clean + sigma * noise, sigma)
+            scores[f"si_sdr_{sigma}"] = si_sdr(estimate, clean).mean().item()
+            losses.append(_left(estimate, clean, torch.full((len(clean),), sigma).to(clean)).item())
+        return {"score": sum(scores.values()) / len(scores), "loss": sum(losses) / len(losses), **scores}
 
     def product(self, model: nn.Module) -> nn.Module:
         return model
+
+
+def _left(estimate: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
+    """Mean logarithm of the error relative to the noise. Shape: (B, T) twice, (B,) -> ()."""
+    error = (estimate - clean).square().mean(1) / sigma.square()
+    # 30 dB below the noise is as good as gone: silence must not dominate the batch
+    return torch.log(error + 1e-3).mean()
 
 
 def augment(clean: Tensor, rng: np.random.Generator) -> Tensor:

@@ -2,13 +2,16 @@
 
 That is either noise, as any speech enhancer learns it, or what attacks on a recogniser have added, which do
 not know the network that is trained (Joshi et al. 2022, "offline"): each clip is attacked once, when a run
-first meets it. The loss is the logarithm of the error that is left relative to what was added, so that all
-levels count alike and no clip's loudness is lost, as it would be with the scale-invariant ratio that
-Conv-TasNet's authors use.
+first meets it, and kept in the run's folder. The loss is the logarithm of the error that is left relative to
+what was added, so that all levels count alike and no clip's loudness is lost, as it would be with the
+scale-invariant ratio that Conv-TasNet's authors use.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,12 +20,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from audiopure import hub
 from audiopure.attacks.ball import ball
 from audiopure.nets.conv_tasnet import ConvTasNet
 from audiopure.noise import SeededNoise
 from audiopure.training.adversarial_methods import climb, cross_entropy
 from audiopure.training.clips import AugmentedClips, AugmentedConfig
 from audiopure.training.config import Strict
+from audiopure.training.crafted import Crafted
 
 HELD_OUT = 200  # clips of the validation split
 GROUP = 50  # clips attacked at a time
@@ -69,14 +74,25 @@ class EnhancerRecipe(AugmentedClips):
         super().__init__(config, root)
         self.config = config
         self.recogniser = self.hears(config.recogniser)
-        self.crafted: dict[int, Tensor] = {}  # groups of clips, attacked when they are first met
+        self.groups: dict[int, Tensor] = {}  # of clips, attacked when they are first met
+        self.crafted = Crafted(None, "")
         self.keep_held_out(HELD_OUT)
-        rng = np.random.default_rng([config.seed, 1])
-        if config.added == "noise":
-            self.heard = self.held_out.clone()
-            self._spoil(self.heard, rng)
-        else:
-            self.heard = self._attacked(self.held_out, self.targets, config.seed + 1)
+
+    def keep_in(self, folder: Path) -> None:
+        """Keep attacked clips there, for a run that goes on after it was killed."""
+        made = (self.audio, hub.digest(self.config.recogniser), self.config.model_dump_json())
+        self.crafted = Crafted(folder, hashlib.sha256(repr(made).encode()).hexdigest())
+
+    @cached_property
+    def heard(self) -> Tensor:
+        """The held-out clips with what was added. Shape: (n, T)."""
+        if self.config.added == "noise":
+            heard = self.held_out.clone()
+            self._spoil(heard, np.random.default_rng([self.config.seed, 1]))
+            return heard
+        return self.crafted.get(
+            "validation", lambda: self._attacked(self.held_out, self.targets, self.config.seed + 1)
+        )
 
     def build(self) -> nn.Module:
         return ConvTasNet(**self.config.tasnet.model_dump())
@@ -100,16 +116,18 @@ class EnhancerRecipe(AugmentedClips):
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Decibels of what was added that are gone (the score), and what the recogniser answers then."""
         device = next(model.parameters()).device
-        gone: list[Tensor] = []
+        left: list[Tensor] = []
         right: list[Tensor] = []
         for heard, clean, target in zip(
             self.heard.split(50), self.held_out.split(50), self.targets.split(50), strict=True
         ):
             heard, clean = heard.to(device), clean.to(device)
-            gone.append(-10 / np.log(10) * self._left(model, heard, clean).cpu())
+            left.append(self._left(model, heard, clean).cpu())
             # on the CPU, where it may be attacked at the same time for the next batch
             right.append((self.recogniser(model(heard).float().cpu()).argmax(1) == target).float())
-        return {"score": torch.cat(gone).mean().item(), "accuracy": torch.cat(right).mean().item()}
+        loss = torch.cat(left).mean().item()
+        gone = -10 / math.log(10) * loss
+        return {"score": gone, "loss": loss, "accuracy": torch.cat(right).mean().item()}
 
     def _spoil(self, wave: Tensor, rng: np.random.Generator) -> None:
         self.add_noise(wave, rng)
@@ -124,12 +142,15 @@ class EnhancerRecipe(AugmentedClips):
 
     def _offline(self, items: np.ndarray) -> Tensor:
         """Training clips as the attack left them. Shape: (len(items), T)."""
-        for group in np.unique(items // GROUP):
-            if int(group) not in self.crafted:
-                whole = np.arange(group * GROUP, min((group + 1) * GROUP, len(self.corpus)))
-                clips = self.corpus.crops(whole, np.zeros(len(whole)), self.length)
-                self.crafted[int(group)] = self._attacked(clips, self.corpus.targets[whole], int(group) + 2)
-        return torch.stack([self.crafted[int(i) // GROUP][int(i) % GROUP] for i in items])
+        for group in np.unique(items // GROUP).tolist():
+            if group not in self.groups:
+                self.groups[group] = self.crafted.get(f"train-{group}", partial(self._group, group))
+        return torch.stack([self.groups[i // GROUP][i % GROUP] for i in items.tolist()])
+
+    def _group(self, group: int) -> Tensor:
+        whole = np.arange(group * GROUP, min((group + 1) * GROUP, len(self.corpus)))
+        clips = self.corpus.crops(whole, np.zeros(len(whole)), self.length)
+        return self._attacked(clips, self.corpus.targets[whole], group + 2)
 
     def _attacked(self, clips: Tensor, targets: Tensor, seed: int) -> Tensor:
         goal = nn.functional.one_hot(targets, len(self.labels)).float()

@@ -47,7 +47,10 @@ class Recipe(Protocol):
         ...
 
     def validate(self, model: nn.Module) -> Metrics:
-        """Metrics on held-out data; "score" is the one to maximise."""
+        """Metrics on held-out data: "score" is the one to maximise.
+
+        "loss" becomes "validation_loss" in the log, by which a run is known to have flattened.
+        """
         ...
 
 
@@ -122,7 +125,8 @@ def train(
         if together.leads and (done % config.validate_every == 0 or done == config.steps):
             average.eval()
             validation = recipe.validate(average.module)
-            entry = {"step": done, "loss": since / (done - state["logged"]), **validation}
+            entry = {"step": done, "loss": since / (done - state["logged"])}
+            entry |= {"validation_loss" if name == "loss" else name: v for name, v in validation.items()}
             state["log"].append(entry)
             state["logged"], since = done, 0.0
             state["since_best"] += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from audiopure.training.adversarial import AdversarialConfig, AdversarialRecipe
 from audiopure.training.config import TrainConfig, read_config
 from audiopure.training.denoiser import DenoiserConfig, DenoiserRecipe
 from audiopure.training.enhancer import EnhancerConfig, EnhancerRecipe
+from audiopure.training.flattening import flattened
 from audiopure.training.loop import Progress, Recipe, initialised, moved, seconds_spent, train
 from audiopure.training.purifier import PurifierConfig, PurifierRecipe
 from audiopure.training.recogniser import RecogniserConfig, RecogniserRecipe
@@ -29,7 +31,13 @@ from audiopure.training.wavegan import WaveGanConfig, WaveGanRecipe
 
 
 class Stored(Recipe, Protocol):
-    """A recipe whose result becomes a weights file."""
+    """A recipe whose result becomes a weights file.
+
+    Attributes:
+        audio: digests of the clips that it has read, by dataset and split.
+    """
+
+    audio: dict[str, str]
 
     def product(self, model: nn.Module) -> nn.Module:
         """What of the trained network is stored."""
@@ -67,14 +75,16 @@ def run(
     """Train recipe `name` in `folder` (resuming what is there) and write `folder/model.safetensors`.
 
     `root` is the folder of datasets. The configuration and the log stand beside the weights; the card in the
-    weights names settings, version, data hash and validation metrics. InputError for an unknown recipe or bad
-    configuration.
+    weights names settings, version, digests of data, audio and other weights, and validation metrics.
+    InputError for an unknown recipe or bad configuration.
     """
     if name not in RECIPES:
         raise InputError(f"there is no recipe '{name}'; there are: {', '.join(RECIPES)}")
     entry = RECIPES[name]
     config = read_config(config_path, entry.config)
     recipe = entry.recipe(config, root)
+    if isinstance(recipe, EnhancerRecipe):
+        recipe.keep_in(folder / "crafted")
     model, log = train(recipe, config, folder, device=device, report=report)
     best = max(log, key=lambda line: line["score"])
     change = moved(initialised(recipe, config), model)
@@ -87,6 +97,8 @@ def run(
         "version": __version__,
         "torch": torch.__version__,
         "data": {dataset: data_hash(root / dataset) for dataset in _datasets(config)},
+        "audio": recipe.audio,
+        "weights": _weights(config),
         "cost": {
             "seconds": round(seconds_spent(folder)),
             "processes": team().size,
@@ -96,6 +108,7 @@ def run(
         "parameters": sum(p.numel() for p in model.parameters()),
         "change": float(f"{change:.3g}"),  # of the weights, |w - w0| / |w0|
         "validation": best,
+        "flattened": flattened(log, config.steps),
         "licence": "Apache-2.0; training data: see LICENSES/ATTRIBUTION.md",
     }
     path = folder / "model.safetensors"
@@ -110,6 +123,14 @@ def data_hash(folder: Path) -> str:
     if not manifest.is_file():
         return "no manifest"
     return hashlib.sha256(manifest.read_bytes()).hexdigest()[:16]
+
+
+def _weights(config: TrainConfig) -> dict[str, str]:
+    """Digests (`hub.digest`) of the weights that a run reads, by the names in its configuration."""
+    values = config.model_dump()
+    named = [values.get(key) or "" for key in ("initial", "denoiser", "recogniser")]
+    named += re.split("[,=+]", values.get("defence") or "")  # written as a system is
+    return {name: hub.digest(name) for name in named if name in hub.SHIPPED or Path(name).is_file()}
 
 
 def _datasets(config: TrainConfig) -> list[str]:

@@ -75,15 +75,18 @@ class SmoothedRecipe(RecogniserRecipe):
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
+        """Accuracy at levels of noise; the loss is the mean cross-entropy there."""
         device = next(model.parameters()).device
-        found = {}
+        found, losses = {}, []
         for level, clips in zip(noisy.LEVELS, self.noisy, strict=True):
             answers = []
             for part in clips.split(64):
                 sigma = torch.full((len(part),), level, device=device)
-                answers.append(model(self._heard(part.to(device), sigma)).argmax(1).cpu())
-            found[f"accuracy_{level:g}"] = (torch.cat(answers) == self.targets).float().mean().item()
-        return {"score": sum(found.values()) / len(found), **found}
+                answers.append(model(self._heard(part.to(device), sigma)).float().cpu())
+            logits = torch.cat(answers)
+            found[f"accuracy_{level:g}"] = (logits.argmax(1) == self.targets).float().mean().item()
+            losses.append(nn.functional.cross_entropy(logits, self.targets).item())
+        return {"score": sum(found.values()) / len(found), "loss": sum(losses) / len(losses), **found}
 
     def _heard(self, wave: Tensor, sigma: Tensor) -> Tensor:
         if self.denoiser is None:

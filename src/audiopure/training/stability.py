@@ -60,18 +60,33 @@ class StabilityRecipe(AugmentedClips):
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         wave, sigma, noise = batch
-        recogniser = self.recogniser.to(wave.device)
-        with torch.no_grad():
-            heard = recogniser(wave).argmax(1)
-        clean = model(wave + sigma[:, None] * noise, sigma)
-        error = ((clean - wave).square().mean(1) / sigma.square() + 1e-3).log().mean()
-        return nn.functional.cross_entropy(recogniser(clean).float(), heard) + self.config.error * error
+        losses, _ = self._heard(model, wave, wave + sigma[:, None] * noise, sigma)
+        return losses.mean()
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
+        """Accuracy at levels of noise; the loss is that of training, as a mean over them."""
         device = next(model.parameters()).device
-        recogniser, found = self.recogniser.to(device), {}
+        found, losses = {}, []
         for level, clips in zip(noisy.LEVELS, self.noisy, strict=True):
-            parts = [recogniser(model(part.to(device), level)).argmax(1).cpu() for part in clips.split(64)]
-            found[f"accuracy_{level:g}"] = (torch.cat(parts) == self.targets).float().mean().item()
-        return {"score": sum(found.values()) / len(found), **found}
+            answers = []
+            for part, own in zip(clips.split(64), self.held_out.split(64), strict=True):
+                sigma = torch.full((len(part),), level, device=device)
+                loss, logits = self._heard(model, own.to(device), part.to(device), sigma)
+                answers.append(logits.argmax(1).cpu())
+                losses.append(loss.cpu())
+            found[f"accuracy_{level:g}"] = (torch.cat(answers) == self.targets).float().mean().item()
+        loss = torch.cat(losses).mean().item()
+        return {"score": sum(found.values()) / len(found), "loss": loss, **found}
+
+    def _heard(self, model: nn.Module, wave: Tensor, noisy: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of each clip (B,), and the logits (B, labels) of its noisy version denoised."""
+        recogniser = self.recogniser.to(wave.device)
+        with torch.no_grad():
+            heard = recogniser(wave).argmax(1)
+        clean = model(noisy, sigma)
+        logits = recogniser(clean).float()
+        error = ((clean - wave).square().mean(1) / sigma.square() + 1e-3).log()
+        return nn.functional.cross_entropy(
+            logits, heard, reduction="none"
+        ) + self.config.error * error, logits

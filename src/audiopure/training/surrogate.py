@@ -137,13 +137,13 @@ class SurrogateRecipe:
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Minus the cross-entropy, and the agreement with the victim: the "stealing accuracy" of table A."""
+        """The cross-entropy, and the agreement with the victim: the "stealing accuracy" of table A."""
         loss, agreed, count = 0.0, 0, max(1, len(self.held_out))
         for items in np.array_split(self.held_out, max(1, len(self.held_out) // 64)):
             logits, answers = model(self.corpus.crops(items, np.zeros(len(items)), RATE)), self.answers[items]
             loss += nn.functional.cross_entropy(logits, answers, reduction="sum").item()
             agreed += int((logits.argmax(1) == answers.argmax(1)).sum())
-        return {"score": -loss / count, "agreement": agreed / count}
+        return {"score": -loss / count, "loss": loss / count, "agreement": agreed / count}
 
 
 def _answers(victim: nn.Module, corpus: Corpus, noise: SeededNoise, passes: int) -> Tensor:

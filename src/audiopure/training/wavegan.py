@@ -13,6 +13,7 @@ from torch.func import functional_call
 from audiopure import hub
 from audiopure.nets.wavegan import WaveGan
 from audiopure.training.clips import Clips, ClipsConfig
+from audiopure.training.corpus import Corpus
 
 JUDGED = 500  # generated words in a validation
 
@@ -44,6 +45,8 @@ class WaveGanRecipe(Clips):
         super().__init__(config, root)
         self.config = config
         self.recogniser = hub.load(config.recogniser, kind="recogniser")
+        chosen = np.random.default_rng(config.seed).permutation(len(self.validation))[:JUDGED]
+        self.words = _centred(self.validation, chosen)  # held out
 
     def build(self) -> nn.Module:
         return WaveGan(self.config.width, self.config.latent)
@@ -51,45 +54,60 @@ class WaveGanRecipe(Clips):
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """Words (B, 16384), vectors (B, latent), places between words and fakes (B,), and the step."""
         items = self.items(step)
-        length = WaveGan.samples
-        start = np.minimum((self.corpus.lengths[items] - length) // 2, 0)
         rng = np.random.default_rng([self.config.seed, step, 2])
         z = torch.from_numpy(rng.uniform(-1, 1, (len(items), self.config.latent))).float()
         between = torch.from_numpy(rng.random(len(items))).float()
-        return self.corpus.crops(items, start, length), z, between, torch.tensor(step)
+        return _centred(self.corpus, items), z, between, torch.tensor(step)
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         """The critic's loss, and in the generator's turn its own, which leaves the critic's weights alone."""
         assert isinstance(model, WaveGan)
         real, z, between, step = batch
-        made = model.generator(z)
-        fake = made.detach()
-        critic = model.critic
-        mixed = torch.lerp(real, fake, between[:, None]).requires_grad_()
-        (slope,) = torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)
-        steep = (slope.square().sum(1) + 1e-12).sqrt()
-        loss = (critic(fake) - critic(real) + self.config.penalty * (steep - 1).square()).mean()
+        made, critic = model.generator(z), model.critic
+        loss = self._critics(critic, real, made.detach(), between).mean()
         if (int(step) + 1) % self.config.turns == 0:
             still = {name: p.detach() for name, p in critic.named_parameters()}
             loss = loss - functional_call(critic, still, made).mean()
         return loss
 
+    def _critics(self, critic: nn.Module, real: Tensor, fake: Tensor, between: Tensor) -> Tensor:
+        """The critic's loss for each pair of a word and a fake. Shape: (B, T) twice, (B,) -> (B,)."""
+        with torch.enable_grad():
+            mixed = torch.lerp(real, fake, between[:, None]).requires_grad_()
+            (slope,) = torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)
+            steep = (slope.square().sum(1) + 1e-12).sqrt()
+            return critic(fake) - critic(real) + self.config.penalty * (steep - 1).square()
+
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """The inception score, at most 10: whether the recogniser knows the words, and how many there are."""
+        """The inception score, at most 10: whether the recogniser knows the words, and how many there are.
+
+        The loss is the critic's, on words of the validation split.
+        """
         assert isinstance(model, WaveGan)
         device = next(model.parameters()).device
         rng = np.random.default_rng(0)
         z = torch.from_numpy(rng.uniform(-1, 1, (JUDGED, self.config.latent))).float()
         recogniser = self.recogniser.to(device)
-        answers = [
-            recogniser(model.generator(part.to(device))).log_softmax(1).double().cpu()
-            for part in z.split(100)
-        ]
-        each = torch.cat(answers)
+        said = [model.generator(part.to(device)) for part in z.split(100)]
+        each = torch.cat([recogniser(part).log_softmax(1).double().cpu() for part in said])
         mean = each.exp().mean(0).log()
-        return {"score": float((each.exp() * (each - mean)).sum(1).mean().exp())}
+        score = float((each.exp() * (each - mean)).sum(1).mean().exp())
+        count = len(self.words)
+        fakes, between = torch.cat(said)[:count], torch.from_numpy(rng.random(count)).float()
+        parts = zip(self.words.split(100), fakes.split(100), between.split(100), strict=True)
+        losses = [
+            self._critics(model.critic, real.to(device), fake, share.to(device)).detach().cpu()
+            for real, fake, share in parts
+        ]
+        return {"score": score, "loss": torch.cat(losses).mean().item()}
 
     def product(self, model: nn.Module) -> nn.Module:
         assert isinstance(model, WaveGan)
         return model.generator
+
+
+def _centred(corpus: Corpus, items: np.ndarray) -> Tensor:
+    """Clips in the middle of as many samples as a generator says. Shape: -> (len(items), 16384)."""
+    start = np.minimum((corpus.lengths[items] - WaveGan.samples) // 2, 0)
+    return corpus.crops(items, start, WaveGan.samples)
