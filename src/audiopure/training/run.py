@@ -18,6 +18,7 @@ from audiopure.machine import device_name
 from audiopure.training.adversarial import AdversarialConfig, AdversarialRecipe
 from audiopure.training.config import TrainConfig, read_config
 from audiopure.training.denoiser import DenoiserConfig, DenoiserRecipe
+from audiopure.training.diffwave import DiffWaveConfig, DiffWaveRecipe
 from audiopure.training.enhancer import EnhancerConfig, EnhancerRecipe
 from audiopure.training.flattening import flattened
 from audiopure.training.loop import Progress, Recipe, initialised, moved, seconds_spent, train
@@ -53,6 +54,7 @@ class Entry(NamedTuple):
 RECIPES: Mapping[str, Entry] = {
     "adversarial": Entry(AdversarialConfig, AdversarialRecipe),
     "denoiser": Entry(DenoiserConfig, DenoiserRecipe),
+    "diffwave": Entry(DiffWaveConfig, DiffWaveRecipe),
     "enhancer": Entry(EnhancerConfig, EnhancerRecipe),
     "purifier": Entry(PurifierConfig, PurifierRecipe),
     "recogniser": Entry(RecogniserConfig, RecogniserRecipe),
