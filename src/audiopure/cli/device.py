@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from audiopure.errors import InputError
+from audiopure.machine import keep_memory
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +31,7 @@ def prepare(device: str, threads: int | None = None) -> torch.device:
 
     # numbers below 1e-38 slow CPUs down a hundredfold and carry nothing
     torch.set_flush_denormal(True)
+    keep_memory()
     if threads is not None:
         torch.set_num_threads(threads)
     try:
