@@ -9,74 +9,42 @@ from typing import Any
 from audiopure.certification.representations import WAVEFORM
 from audiopure.evaluation.certified import words
 from audiopure.evaluation.certified.record import Certificates, ClipCertificate
+from audiopure.evaluation.reproduce import certified_pictures, certified_tables
 from audiopure.evaluation.reproduce.reading import table
 
-RECORDS = Path(__file__).resolve().parent / "results" / "certificates"
-SIGMAS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
-METHODS = {
-    "vanilla": "recogniser alone",
-    "gaussian": "trained with noise",
-    "one-shot": "one-shot purifier",
-    "fine-tuned": "purifier, recogniser fine-tuned on it",
-}
-RADII = (0.0, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+RESULTS = Path(__file__).resolve().parent / "results"
+FINDINGS, RECORDS = RESULTS / "findings", RESULTS / "certificates"
 VOICES = (0.01, 0.05, 0.1)  # radii of identification by votes
-PUBLISHED = {  # Wu et al. 2023, table 5
-    0.5: dict(zip((0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5), (45, 40, 35, 27, 21, 17, 13), strict=True)),
-    1.0: dict(zip((0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5), (27, 22, 16, 15, 12, 11, 8), strict=True)),
-}
 
 
-def records(method: str) -> dict[float, Certificates]:
-    """sigma -> record, of those there are."""
-    return {
-        sigma: Certificates.model_validate_json(path.read_bytes())
-        for sigma in SIGMAS
-        if (path := RECORDS / f"{method}-{sigma:g}.json").is_file()
-    }
-
-
-def envelope(found: dict[float, Certificates]) -> dict[float, float]:
-    """radius -> the largest certified accuracy of any sigma, in %. Each sigma is a system of its own."""
-    return {r: max(100 * rec.certified(r).value for rec in found.values()) for r in RADII} if found else {}
-
-
-def envelopes(_: object) -> str:
-    """The best sigma at each radius, by method, beside the published values."""
-    body = []
-    for method, title in METHODS.items():
-        found = records(method)
-        if found:
-            best = envelope(found)
-            body.append([title, *(f"{best[r]:.0f}" for r in RADII)])
-    if not body:
-        return "Not run yet."
-    for sigma, values in PUBLISHED.items():
-        cells = [f"{values[r]}" if r in values else "" for r in RADII]
-        body.append([f"published (Wu et al. 2023), sigma {sigma:g}", *cells])
-    first = next(rec for method in METHODS for rec in records(method).values())
-    return table(["certified accuracy, %", *(f"r = {r:g}" for r in RADII)], body) + "\n\n" + _about(first)
+def enveloped(_: object) -> str:
+    """The picture and the table of the best sigma at each radius."""
+    found = certified_pictures.envelope_caption(FINDINGS)
+    text = certified_tables.enveloped(FINDINGS)
+    return text if found is None else f"![{found[0]}](docs/images/envelope.svg)\n\n{found[1]}\n\n{text}"
 
 
 def by_sigma(_: object) -> str:
     """Every sigma of every method, with intervals."""
     body = []
-    for method, title in METHODS.items():
-        for sigma, rec in records(method).items():
-            cells = [_cell(rec, r) for r in RADII]
-            body.append(
-                [title, f"{sigma:g}", *cells, f"{rec.mean_radius:.3f}", f"{100 * rec.abstained.value:.0f}"]
-            )
+    for method in certified_tables.methods(FINDINGS):
+        for rec in method.records:
+            cells = [_cell(rec, r) for r in certified_tables.ENVELOPE]
+            ends = [f"{rec.mean_radius:.3f}", f"{100 * rec.abstained.value:.0f}"]
+            body.append([method.title, f"{rec.settings['sigma']:g}", *cells, *ends])
     if not body:
         return "Not run yet."
-    heads = ["base", "sigma", *(f"{r:g}" for r in RADII), "mean radius", "abstain, %"]
+    heads = ["base", "sigma", *(f"{r:g}" for r in certified_tables.ENVELOPE), "mean radius", "abstain, %"]
     return table(heads, body)
 
 
 def meanings(_: object) -> str:
     """What the radii of the best method mean, by sigma: medians over clips that are right."""
     body = []
-    for sigma, rec in records("fine-tuned").items():
+    for sigma in certified_tables.EVERY_SIGMA:
+        rec = certified_tables.record(FINDINGS, "fine-tuned", sigma)
+        if rec is None:
+            continue
         right = [(c, c.explained) for c in rec.clips if c.right and c.explained is not None]
         if not right:
             continue
@@ -242,11 +210,3 @@ def _mean(values: Iterable[float]) -> float:
 def _cell(rec: Certificates, radius: float) -> str:
     share = rec.certified(radius)
     return f"{100 * share.value:.0f} [{100 * share.low:.0f}, {100 * share.high:.0f}]"
-
-
-def _about(rec: Certificates) -> str:
-    s = rec.settings
-    return (
-        f"`{rec.data.name}`, {rec.data.split} split, {len(rec.clips)} clips, at most {s['n']:,} draws each, "
-        f"alpha {s['alpha']:g}, {s['precision']}; the best sigma at each radius, each a system of its own."
-    )

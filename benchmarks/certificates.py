@@ -14,11 +14,10 @@ from pathlib import Path
 
 from common import jobs_parser, run_jobs
 
-from audiopure.evaluation.reproduce.certified_tables import EARLY, METHODS, certification
-from audiopure.evaluation.reproduce.entries import located
+from audiopure.evaluation.reproduce.certified_tables import EARLY, EVERY_SIGMA, METHODS, certification
+from audiopure.evaluation.reproduce.certified_tables import jobs as certified_jobs
 from audiopure.evaluation.reproduce.jobs import Job
 
-SIGMAS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 MULTI_STEP = (0.1, 0.25, 0.5)
 MANY = 0.25  # where there are more draws, and other certificates of the same draws
 OBJECTS = {
@@ -31,11 +30,8 @@ LAPLACE = (0.05, 0.25)
 
 def jobs(weights: Path) -> Iterator[Job]:
     """What the README needs first."""
-    systems = {method: located(system, weights) for method, (_, system) in METHODS.items()}
-    for method, system in systems.items():
-        for sigma in SIGMAS:
-            yield certification(f"{method}-{sigma:g}", system, sigma, 100, 10_000, *EARLY)
-    fine = systems["fine-tuned"]
+    yield from certified_jobs(weights, EVERY_SIGMA)
+    fine = METHODS["fine-tuned"][1]
     yield certification(f"many-draws-{MANY:g}", fine, MANY, 20, 100_000, *EARLY)
     for sigma in MULTI_STEP:
         words = ("--denoise", "multi-step", "--steps", "3", "--votes", "5")

@@ -54,7 +54,7 @@ BLOCKS: Mapping[str, tuple[str | None, Callable[[dict[str, Any]], str]]] = {
     "findings-grid": (None, finding_tables.grid),
     "findings-cost": (None, finding_tables.costs),
     "findings-schedule": (None, finding_tables.schedule),
-    "certificates": (None, certificate_tables.envelopes),
+    "certificates": (None, certificate_tables.enveloped),
     "certificates-sigma": (None, certificate_tables.by_sigma),
     "certificates-meaning": (None, certificate_tables.meanings),
     "certificates-objects": (None, certificate_tables.objects),

@@ -28,6 +28,7 @@ from audiopure.evaluation.certified.record import Certificates
 from audiopure.evaluation.reproduce import (
     budget_runs,
     budget_tables,
+    certified_pictures,
     certified_tables,
     costs,
     defence_tables,
@@ -203,7 +204,7 @@ def test_systems_without_draws_are_level_lines(tmp_path: Path) -> None:
     assert "none 20 % (L2)" in alt and "50 % (L2)" in alt and "30 clips" in words
 
 
-def certificates(radii: list[float], n: int) -> Certificates:
+def certificates(radii: list[float], n: int, sigma: float = 0.5) -> Certificates:
     clip = {"label": "one", "guess": "one", "implied": {}, "p": 0.9, "q": 0.1, "n": n, "counts": {}}
     clip |= {"explained": None, "seconds": 0.0, "answer": "one"}
     facts: dict[str, Any] = {"name": "sc09", "split": "test", "clips": len(radii), "of": 9}
@@ -212,7 +213,7 @@ def certificates(radii: list[float], n: int) -> Certificates:
             "command": "",
             "versions": {},
             "machine": {},
-            "settings": {"n": n, "alpha": 0.001, "sigma": 0.5},
+            "settings": {"n": n, "alpha": 0.001, "sigma": sigma},
             "data": facts | {"note": None, "shard": None},
             "weights": {},
             "labels": ["one"],
@@ -242,6 +243,29 @@ def test_certified_rows_have_their_own_clips_draws_and_intervals(tmp_path: Path)
     second = row_of(text, "AudioPure, compact, one-shot")
     assert second[1:4] == ["0.5", "10", "500"] and second[5].startswith("0 (40)<br>[0, ")
     assert "digits-noisy" in text and "alpha 0.001" in text
+
+
+def test_the_envelope_has_the_best_sigma_and_says_what_is_lacking(tmp_path: Path) -> None:
+    found = {
+        "fine-tuned-0.1": certificates([0.2, 0.2, 0.2, 0.05], 1000, 0.1),
+        "fine-tuned-0.5": certificates([1.1, 0.9, 0.0, 0.0], 1000, 0.5),
+    }
+    records, picture = tmp_path / "records", tmp_path / "envelope.svg"
+    assert certified_tables.enveloped(records) == "Not run."
+    for name, one in found.items():
+        keep(json.loads(one.model_dump_json(by_alias=True)), tmp_path / "certificates" / f"{name}.json")
+    text = certified_tables.enveloped(records)
+    tuned = row_of(text, "AudioPure, compact, recogniser tuned on it")
+    cells = dict(zip(certified_tables.ENVELOPE, tuned[1:], strict=True))
+    assert [cells[r].split()[0] for r in (0.05, 0.1, 0.5, 1.0, 1.25)] == ["100", "75", "50", "25", "0"]
+    assert [cells[r].split("<br>")[1] for r in (0.05, 0.1, 0.5, 1.0)] == ["0.1", "0.1", "0.5", "0.5"]
+    assert row_of(text, "published (AudioPure, sigma 1)")[1:] == [
+        *["27", "", "", "", "", "22", "16", "15", "12", "11", "8"]
+    ]
+    assert "recogniser tuned on it: 0.005, 0.01, 0.025, 0.05, 0.25, 1." in text
+    certified_pictures.envelope(records, picture)
+    caption = certified_pictures.envelope_caption(records)
+    assert picture.is_file() and caption is not None and "75 % at 0.1, 50 % at 0.25" in caption[0]
 
 
 def test_budgets_of_the_papers_protocol_are_measured_once_and_go_on(

@@ -1,24 +1,27 @@
-"""Table 5 and figure A: certified accuracy by method and sigma, beside the paper's."""
+"""Table 5, figure A, and the envelope over sigma: certified accuracy by method, beside the paper's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from audiopure.evaluation.certified.envelope import Method
 from audiopure.evaluation.certified.record import Certificates
 from audiopure.evaluation.reproduce.entries import absent, how_to_train, located
 from audiopure.evaluation.reproduce.jobs import Job, certificates
 from audiopure.evaluation.reproduce.published import CERTIFIED, RADII
-from audiopure.evaluation.reproduce.reading import beside, table
+from audiopure.evaluation.reproduce.reading import NOT_RUN, beside, interval, table
 
-# method -> title, system; the records are those of benchmarks/certificates.py
+# method -> title, system; records are named METHOD-SIGMA
 METHODS = {
     "vanilla": ("RS-Vanilla", "digits"),
     "gaussian": ("RS-Gaussian", "{digits-noisy}"),
     "one-shot": ("AudioPure, compact, one-shot", "small+digits"),
-    "fine-tuned": ("the same, recogniser fine-tuned on it", "small+digits-denoised"),
+    "fine-tuned": ("AudioPure, compact, recogniser tuned on it", "small+digits-denoised"),
 }
-SIGMAS = (0.5, 1.0)
+SIGMAS = (0.5, 1.0)  # the paper's
+EVERY_SIGMA = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+ENVELOPE = (0.0, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # radii
 EARLY = ("--tolerance", "0.03")  # a clip stops once no more than .03 sigma of radius are to be gained
 ABOUT = (
     "Certified accuracy in %, in round brackets as published (100,000 draws, DiffWave and ResNeXt-29), below "
@@ -27,12 +30,12 @@ ABOUT = (
 )
 
 
-def jobs(weights: Path) -> Iterator[Job]:
+def jobs(weights: Path, sigmas: Sequence[float] = SIGMAS) -> Iterator[Job]:
     """Every method whose weights there are."""
     for method, (_, system) in METHODS.items():
         if absent(system, weights):
             continue
-        for sigma in SIGMAS:
+        for sigma in sigmas:
             found = located(system, weights)
             yield certification(f"{method}-{sigma:g}", found, sigma, 100, 10_000, *EARLY)
 
@@ -62,6 +65,48 @@ def certified(records: Path, weights: Path) -> str:
     sets = sorted({f"`{one.data.name}`, alpha {one.settings['alpha']:g}" for one in found.values() if one})
     notes = [ABOUT, *(f"{words}." for words in sets), *([how_to_train(missing)] if missing else [])]
     return table(heads, body) + "\n\n" + " ".join(notes)
+
+
+def methods(records: Path) -> list[Method]:
+    """The methods that have records, with those of all sigmas."""
+    found = {
+        title: [one for sigma in EVERY_SIGMA if (one := record(records, method, sigma))]
+        for method, (title, _) in METHODS.items()
+    }
+    return [Method(title, tuple(of)) for title, of in found.items() if of]
+
+
+def enveloped(records: Path) -> str:
+    """The best sigma at each radius, one row for each method, and the paper's two."""
+    found = methods(records)
+    if not found:
+        return NOT_RUN.capitalize() + "."
+    body = []
+    for method in found:
+        best = [method.best(radius) for radius in ENVELOPE]
+        cells = [f"{100 * b.share.value:.0f} {interval(b.share)}<br>{b.sigma:g}" for b in best]
+        body.append([method.title, *cells])
+    for sigma in SIGMAS:
+        known = dict(zip(RADII, CERTIFIED["one-shot", sigma], strict=True))
+        cells = [f"{known[radius]:g}" if radius in known else "" for radius in ENVELOPE]
+        body.append([f"published (AudioPure, sigma {sigma:g})", *cells])
+    return f"{table(['method', *(f'r = {r:g}' for r in ENVELOPE)], body)}\n\n{_about(found)}"
+
+
+def _about(found: Sequence[Method]) -> str:
+    first = found[0].records[0]
+    draws = max(one.settings["n"] for method in found for one in method.records)
+    lacking = [
+        f"{method.title}: {', '.join(f'{sigma:g}' for sigma in sigmas)}"
+        for method in found
+        if (sigmas := sorted(set(EVERY_SIGMA) - {one.settings["sigma"] for one in method.records}))
+    ]
+    return (
+        f"Certified accuracy in % at L2 radius r, with its 95 % interval over clips: `{first.data.name}`, "
+        f"{first.data.split} split, {len(first.clips)} clips, at most {draws:,} draws each, alpha "
+        f"{first.settings['alpha']:g}; below, the sigma that certifies most there. Each sigma is a system of "
+        "its own, chosen on these clips." + (f" Sigmas not run: {'; '.join(lacking)}." if lacking else "")
+    )
 
 
 def record(records: Path, method: str, sigma: float) -> Certificates | None:

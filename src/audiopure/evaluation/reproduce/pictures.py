@@ -15,8 +15,6 @@ from audiopure.data.layouts import load_dataset
 from audiopure.defended import defend
 from audiopure.errors import InputError
 from audiopure.evaluation.card import Card, Curve, Point
-from audiopure.evaluation.certified.record import Certificates
-from audiopure.evaluation.reproduce.certified_tables import METHODS, SIGMAS, record
 from audiopure.evaluation.reproduce.entries import Entry
 from audiopure.evaluation.reproduce.reading import BUDGETS, NORMS, iterate, stored
 from audiopure.noise import SeededNoise
@@ -49,8 +47,8 @@ def against(axis: str, entries: Sequence[Entry], records: Path, path: Path) -> N
             xs = [min(reach), max(reach)] if level else [point.x for point in points]
             chosen = [*points, *points] if level else points
             ys = [[100 * getattr(p.y, key) for p in chosen] for key in ("value", "low", "high")]
-            _line(panel, number, xs, ys, title)
-        _dress(panel, AXES[axis], BUDGETS[norm])
+            line(panel, number, xs, ys, title)
+        dress(panel, AXES[axis], BUDGETS[norm])
     axes[0][0].set_ylabel("accuracy, %")
     save(figure, path)
 
@@ -102,44 +100,6 @@ def against_caption(axis: str, entries: Sequence[Entry], records: Path) -> tuple
         "20 steps of the attack leave.",
     }[axis].format(clips)
     return f"Accuracy against {AXES[axis]}, at the right end: {'; '.join(ends)}.", words
-
-
-def certified(records: Path, path: Path) -> None:
-    """Certified accuracy against the radius at the paper's two noise levels: figure A."""
-    found = _certificates(records)
-    if not found:
-        raise InputError("there is no record to draw yet; run the certifications first")
-    figure, axes = pyplot().subplots(1, len(SIGMAS), figsize=(4.4 * len(SIGMAS), 3.4), squeeze=False)
-    for axis, sigma in zip(axes[0], SIGMAS, strict=True):
-        for number, (method, (title, _)) in enumerate(METHODS.items()):
-            if (method, sigma) in found:
-                radii = [4 * sigma * k / 80 for k in range(81)]
-                shares = [found[method, sigma].certified(radius) for radius in radii]
-                ys = [[100 * getattr(s, key) for s in shares] for key in ("value", "low", "high")]
-                _line(axis, number, radii, ys, title)
-        _dress(axis, "L2 radius", f"sigma {sigma:g}")
-    axes[0][0].set_ylabel("certified accuracy, %")
-    save(figure, path)
-
-
-def certified_caption(records: Path) -> tuple[str, str] | None:
-    """Alternative text and caption of figure A; None without records."""
-    found = _certificates(records)
-    if not found:
-        return None
-    ends = [
-        f"{METHODS[method][0]} at sigma {sigma:g}: {100 * one.certified(0).value:.0f} % at radius 0, "
-        f"{100 * one.certified(0.5).value:.0f} % at 0.5"
-        for (method, sigma), one in found.items()
-    ]
-    clips = "/".join(sorted({str(len(one.clips)) for one in found.values()}))
-    words = f"Certified accuracy against the L2 radius, with 95 % intervals over {clips} clips."
-    return f"Certified accuracy falls with the radius. {'; '.join(ends)}.", words
-
-
-def _certificates(records: Path) -> dict[tuple[str, float], Certificates]:
-    pairs = ((method, sigma) for method in METHODS for sigma in SIGMAS)
-    return {pair: one for pair in pairs if (one := record(records, *pair))}
 
 
 def overview(data: Path, path: Path) -> None:
@@ -208,13 +168,13 @@ def pyplot() -> Any:
     return found
 
 
-def _line(axis: Any, number: int, xs: Sequence[float], ys: Sequence[Sequence[float]], title: str) -> None:
+def line(axis: Any, number: int, xs: Sequence[float], ys: Sequence[Sequence[float]], title: str) -> None:
     colour, dashes = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
     axis.plot(xs, ys[0], color=colour, dashes=dashes, label=title)
     axis.fill_between(xs, ys[1], ys[2], color=colour, alpha=0.12, linewidth=0)
 
 
-def _dress(axis: Any, label: str, title: str) -> None:
+def dress(axis: Any, label: str, title: str) -> None:
     axis.set(xlabel=label, title=title, ylim=(0, 102))
     axis.grid(alpha=0.25)
     axis.legend(frameon=False, fontsize=8)
