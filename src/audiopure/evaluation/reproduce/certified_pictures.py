@@ -44,7 +44,9 @@ def envelope(records: Path, path: Path) -> None:
         line(axis, number, radii, ys, method.title)
     for sigma, marker in zip(SIGMAS, "ox", strict=True):
         points = [p for p in zip(RADII, CERTIFIED["one-shot", sigma], strict=True) if p[0] > 0]
-        axis.plot(*zip(*points, strict=True), marker, color=GREY, markersize=5, label=f"published, {sigma:g}")
+        axis.plot(
+            *zip(*points, strict=True), marker, color=GREY, markersize=5, label=f"published, sigma {sigma:g}"
+        )
     axis.set_xscale("symlog", linthresh=0.01, linscale=0.4)
     ticks = (0, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 1.5)
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
