@@ -212,12 +212,12 @@ class Cramped(Ear):
 
 def test_rows_are_set_or_found_and_change_no_certificate(data: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {**COMMON, "n": 200}
-    wide, tight = Cramped(25), Cramped(7)
+    wide, tight = Cramped(50), Cramped(7)
     usual = audiopure.certify(wide, data, **settings)
-    assert set(wide.asked) == {25}
+    assert set(wide.asked) == {50}
     found_out = audiopure.certify(tight, data, **settings)
     assert found(found_out) == found(usual)
-    assert tight.asked[:3] == [25, 12, 6] and max(tight.asked[2:]) == 6  # in later clips too
+    assert tight.asked[:4] == [50, 25, 12, 6] and max(tight.asked[3:]) == 6  # in later clips too
     told = Cramped(7)
     assert found(audiopure.certify(told, data, rows=5, output=tmp_path, **settings)) == found(usual)
     assert max(told.asked) == 5
