@@ -16,7 +16,7 @@ from rich.table import Table
 
 from audiopure import hub, load_purifier
 from audiopure.data import data_root
-from audiopure.evaluation.denoising import (
+from audiopure.evaluation.studies.denoising import (
     SIGMAS,
     TEST_SPLITS,
     NoisySet,
@@ -26,7 +26,7 @@ from audiopure.evaluation.denoising import (
     summarise,
     tuning_clips,
 )
-from audiopure.evaluation.harm import harm, other_sounds
+from audiopure.evaluation.studies.harm import harm, other_sounds
 
 METHODS = ("noisy", "wiener", "noisereduce", "purifier")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from audiopure import hub
-from audiopure.evaluation import demo_table
-from audiopure.evaluation.demo_results import DemoResults
+from audiopure.evaluation.demo import table as demo_table
+from audiopure.evaluation.demo.results import DemoResults
 from audiopure.evaluation.reproduce.reading import table
 from audiopure.evaluation.reproduce.trained import core_seconds
 

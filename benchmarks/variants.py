@@ -18,7 +18,7 @@ from rich.table import Table
 from audiopure import hub, load_purifier, load_recogniser
 from audiopure.attacks import PAPER_BUDGETS
 from audiopure.data import data_root
-from audiopure.evaluation.variants import (
+from audiopure.evaluation.studies.variants import (
     LEVELS,
     SAMPLERS,
     Speech,

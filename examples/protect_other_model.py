@@ -19,7 +19,7 @@ import audiopure
 from audiopure.attacks import Pgd, score
 from audiopure.data.batch import collate
 from audiopure.data.manifest import read_manifest
-from audiopure.evaluation.demo_results import cell
+from audiopure.evaluation.demo.results import cell
 from audiopure.nets.ai8x import load_ai8x
 from audiopure.noise import SeededNoise
 

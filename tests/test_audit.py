@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import audiopure
-from audiopure.evaluation.audit import audit
+from audiopure.evaluation.auditing.audit import audit
 from audiopure.nets.ai8x import Ai8xKws20
 from audiopure.noise import SeededNoise
 

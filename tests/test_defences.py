@@ -25,7 +25,7 @@ from audiopure.defences.transformations import (
     MedianSmoothing,
     Quantisation,
 )
-from audiopure.evaluation.audit import audit
+from audiopure.evaluation.auditing.audit import audit
 from audiopure.noise import SeededNoise
 from audiopure.systems import load_system
 

@@ -16,10 +16,10 @@ import torch
 from audiopure import audio, metrics
 from audiopure.cli.main import main
 from audiopure.evaluation.clips import batches, item_of, load_clips
-from audiopure.evaluation.demo import Demo, DemoConfig
-from audiopure.evaluation.demo_results import COLUMNS, DemoResults, cell
-from audiopure.evaluation.page import choose_examples
-from audiopure.evaluation.plots import spectrogram_uri, wav_uri, waveform_path
+from audiopure.evaluation.demo.experiment import Demo, DemoConfig
+from audiopure.evaluation.demo.page import choose_examples
+from audiopure.evaluation.demo.results import COLUMNS, DemoResults, cell
+from audiopure.evaluation.pages.plots import spectrogram_uri, wav_uri, waveform_path
 
 TINY = ["--clips", "6", "--steps", "2", "--eot", "1", "--passes", "2", "--examples", "3"]
 

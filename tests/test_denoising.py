@@ -10,7 +10,7 @@ import torch
 
 from audiopure.diffusion.denoiser import GaussianDenoiser
 from audiopure.errors import InputError
-from audiopure.evaluation.denoising import (
+from audiopure.evaluation.studies.denoising import (
     LEAST_DB,
     NoisySet,
     Tuned,
@@ -19,8 +19,8 @@ from audiopure.evaluation.denoising import (
     summarise,
     tuning_clips,
 )
-from audiopure.evaluation.harm import clip_hard, harm, synthesise_music
-from audiopure.evaluation.wiener import DecisionDirectedWiener, NoiseReduce
+from audiopure.evaluation.studies.harm import clip_hard, harm, synthesise_music
+from audiopure.evaluation.studies.wiener import DecisionDirectedWiener, NoiseReduce
 from audiopure.level import SpeechLevel
 from audiopure.purifier import Purifier
 

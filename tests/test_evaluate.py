@@ -35,7 +35,7 @@ from audiopure.evaluation.card import Card
 from audiopure.evaluation.engine import Evaluation, EvaluationConfig
 from audiopure.evaluation.evaluate import evaluate, merge
 from audiopure.evaluation.recordings import NOT_ADAPTIVE
-from audiopure.evaluation.report_page import PURIFIED
+from audiopure.evaluation.report.page import PURIFIED
 from audiopure.purifier import Purifier
 
 

@@ -19,7 +19,7 @@ from audiopure.defended import Defended
 from audiopure.diffusion.denoiser import EpsConstant
 from audiopure.diffusion.gradient import Identity, NetworkConstant, Recompute
 from audiopure.diffusion.samplers import OneShot
-from audiopure.evaluation.audit import THRESHOLD, AuditReport, audit
+from audiopure.evaluation.auditing.audit import THRESHOLD, AuditReport, audit
 from audiopure.nets.m5 import DIGITS
 from audiopure.noise import SeededNoise
 from audiopure.purifier import Purifier
@@ -185,7 +185,9 @@ def test_an_honest_system_passes_and_no_module_is_accused(honest: str) -> None:
 def test_modules_are_searched_at_least_where_the_whole_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, short = (examined(behind(Do(lambda x: x.detach())), thorough=how) for how in (True, False))
     assert short.verdict == "broken" and short.model_dump() == whole.model_dump()
-    monkeypatch.setattr("audiopure.evaluation.audit.find_breaks", lambda *a, **k: pytest.fail("searched"))
+    monkeypatch.setattr(
+        "audiopure.evaluation.auditing.audit.find_breaks", lambda *a, **k: pytest.fail("searched")
+    )
     assert examined(behind(), thorough=False).verdict == "exact"
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from audiopure import InputError, hub
 from audiopure.data.synthetic import write_dataset
 from audiopure.defences.learned import DefenceGan, Enhancer
-from audiopure.evaluation.audit import audit
+from audiopure.evaluation.auditing.audit import audit
 from audiopure.nets.conv_tasnet import ConvTasNet, GlobalNorm
 from audiopure.nets.wavegan import Critic, Generator, WaveGan
 from audiopure.noise import SeededNoise

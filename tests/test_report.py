@@ -20,11 +20,11 @@ from rich.console import Console
 
 from audiopure import audio
 from audiopure.evaluation.card import Card, Metrics, Proportion, Protocol
-from audiopure.evaluation.charts import Axis, Mark, Series, line_chart
-from audiopure.evaluation.report_markdown import escape, headline_table, markdown
-from audiopure.evaluation.report_page import render
-from audiopure.evaluation.report_tables import rich_tables
-from audiopure.evaluation.report_words import verdict
+from audiopure.evaluation.pages.charts import Axis, Mark, Series, line_chart
+from audiopure.evaluation.report.markdown import escape, headline_table, markdown
+from audiopure.evaluation.report.page import render
+from audiopure.evaluation.report.terminal import rich_tables
+from audiopure.evaluation.report.words import verdict
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 

@@ -16,7 +16,7 @@ from audiopure.certification.procedures import Certify, Predict
 from audiopure.certification.representations import Hears, representation
 from audiopure.certification.smoothing import Smoothed
 from audiopure.defences.proportional import ProportionalNoise
-from audiopure.evaluation.audit import audit
+from audiopure.evaluation.auditing.audit import audit
 from audiopure.nets.mel_resnet import MelResNet
 from audiopure.noise import SeededNoise
 

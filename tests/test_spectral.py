@@ -16,7 +16,7 @@ from audiopure.data.synthetic import write_dataset
 from audiopure.defended import Defended
 from audiopure.diffusion.denoiser import EpsDenoiser
 from audiopure.diffusion.schedule import NoiseSchedule
-from audiopure.evaluation.audit import audit
+from audiopure.evaluation.auditing.audit import audit
 from audiopure.evaluation.lineup import controls
 from audiopure.nets.mel_resnet import MelResNet
 from audiopure.nets.mel_unet import MelUNet

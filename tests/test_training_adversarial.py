@@ -15,7 +15,8 @@ from audiopure import InputError
 from audiopure.attacks.ball import ball
 from audiopure.data.synthetic import write_dataset
 from audiopure.noise import SeededNoise
-from audiopure.training.adversarial import AdversarialConfig, AdversarialRecipe
+from audiopure.training.adversarial import AdversarialRecipe
+from audiopure.training.adversarial_config import AdversarialConfig
 from audiopure.training.adversarial_methods import METHODS, climb, divergence
 
 ROUNDING = 1e-6  # of differences of samples

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from audiopure.errors import MissingExtraError
-from audiopure.evaluation.wiener import DecisionDirectedWiener, NoiseReduce
+from audiopure.evaluation.studies.wiener import DecisionDirectedWiener, NoiseReduce
 from audiopure.metrics import si_sdr
 
 

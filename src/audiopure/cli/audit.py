@@ -14,7 +14,7 @@ from audiopure.cli.device import Seed, Threads, prepare
 from audiopure.errors import InputError
 
 if TYPE_CHECKING:
-    from audiopure.evaluation.audit_report import AuditReport
+    from audiopure.evaluation.auditing.record import AuditReport
     from audiopure.systems import System
 
 SECONDS = 4.0  # of each clip; a gradient that breaks at all does so within
@@ -56,7 +56,7 @@ def _run(system: System, data: Path | None, count: int, seed: int, route: str) -
     import torch
 
     from audiopure.data import collate
-    from audiopure.evaluation.audit import audit
+    from audiopure.evaluation.auditing.audit import audit
     from audiopure.evaluation.clips import load_clips
     from audiopure.noise import SeededNoise
 

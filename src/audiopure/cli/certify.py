@@ -130,7 +130,7 @@ def _show(record: Certificates, folder: Path) -> None:
     from rich.table import Table
 
     from audiopure.evaluation.certified import words
-    from audiopure.evaluation.report_words import percent
+    from audiopure.evaluation.report.words import percent
 
     console = Console(file=sys.stdout, highlight=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

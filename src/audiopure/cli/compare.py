@@ -26,7 +26,7 @@ def compare(
 
     from audiopure.evaluation.card_io import read_card
     from audiopure.evaluation.compare import compare as pair
-    from audiopure.evaluation.report_tables import comparison_table
+    from audiopure.evaluation.report.terminal import comparison_table
 
     found = pair(read_card(a), read_card(b), row_a=row_a, row_b=row_b)
     if as_json:

@@ -15,8 +15,8 @@ from audiopure.cli.device import Seed, Threads, prepare
 from audiopure.errors import InputError
 
 if TYPE_CHECKING:
-    from audiopure.evaluation.demo import Demo
-    from audiopure.evaluation.demo_results import DemoResults
+    from audiopure.evaluation.demo.experiment import Demo
+    from audiopure.evaluation.demo.results import DemoResults
 
 
 def demo(
@@ -47,7 +47,7 @@ def demo(
     if output.exists() and not output.is_dir():
         raise InputError(f"{output}: is a file, not a folder to write to.")
     prepare("cpu", threads)
-    from audiopure.evaluation.demo import Demo, DemoConfig
+    from audiopure.evaluation.demo.experiment import Demo, DemoConfig
 
     settings = {
         "data": data,
@@ -98,8 +98,8 @@ def _run(work: Demo) -> DemoResults:
 
 
 def _write(work: Demo, results: DemoResults, folder: Path) -> None:
-    from audiopure.evaluation.demo_table import markdown
-    from audiopure.evaluation.page import render
+    from audiopure.evaluation.demo.page import render
+    from audiopure.evaluation.demo.table import markdown
 
     files = {
         "results.json": results.model_dump_json(by_alias=True, indent=1) + "\n",
@@ -114,7 +114,7 @@ def _write(work: Demo, results: DemoResults, folder: Path) -> None:
 def _show(results: DemoResults, folder: Path) -> None:
     from rich.console import Console
 
-    from audiopure.evaluation.demo_table import notes, rich_table
+    from audiopure.evaluation.demo.table import notes, rich_table
 
     console = Console(file=sys.stdout, highlight=False)
     console.print(rich_table(results))

@@ -29,7 +29,7 @@ def envelope(
     from rich.table import Table
 
     from audiopure.evaluation.certified import envelope as side_by_side
-    from audiopure.evaluation.report_words import brief
+    from audiopure.evaluation.report.words import brief
 
     found = side_by_side.methods([side_by_side.read_certificates(path) for path in certifications])
     at = side_by_side.radii(found) if radii is None else _numbers(radii)

@@ -148,7 +148,7 @@ def _check_columns(least: dict[str, float], columns: list[str]) -> None:
 def _show(card: Card, folder: Path, least: dict[str, float]) -> None:
     from rich.console import Console
 
-    from audiopure.evaluation.report_tables import rich_tables
+    from audiopure.evaluation.report.terminal import rich_tables
 
     console = Console(file=sys.stdout, highlight=False)
     for table in rich_tables(card):

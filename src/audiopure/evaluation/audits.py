@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from audiopure.atomic import write_text
 from audiopure.errors import InputError
-from audiopure.evaluation.audit import AuditReport, audit
+from audiopure.evaluation.auditing.audit import AuditReport, audit
 from audiopure.evaluation.card import Gradient
 from audiopure.evaluation.clips import batches
 from audiopure.evaluation.engine import Evaluation

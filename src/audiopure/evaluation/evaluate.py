@@ -22,7 +22,7 @@ from audiopure.evaluation.clips import item_of
 from audiopure.evaluation.engine import SURROGATE, Evaluation, EvaluationConfig
 from audiopure.evaluation.ledger import Ledger
 from audiopure.evaluation.lineup import WHITE_BOX
-from audiopure.evaluation.report_page import PURIFIED
+from audiopure.evaluation.report.page import PURIFIED
 from audiopure.evaluation.summary import card
 from audiopure.noise import SeededNoise
 from audiopure.systems import unchanged
@@ -179,8 +179,8 @@ def _purified_in(folders: Sequence[Path], examples: Sequence[Example]) -> list[E
 
 def write_report(result: Card, folder: Path) -> None:
     """`report.json`, `report.md` and `index.html`, each whole or not at all."""
-    from audiopure.evaluation.report_markdown import markdown
-    from audiopure.evaluation.report_page import render
+    from audiopure.evaluation.report.markdown import markdown
+    from audiopure.evaluation.report.page import render
 
     files = {
         "report.json": result.model_dump_json(by_alias=True, indent=1) + "\n",

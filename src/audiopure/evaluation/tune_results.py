@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from audiopure.evaluation.card import Data, Proportion, Record
-from audiopure.evaluation.report_words import percent
+from audiopure.evaluation.report.words import percent
 
 WITHIN = {"yes": "yes", "no": "no", "open": "cannot tell"}
 

@@ -7,52 +7,20 @@ and training go through it, with exact gradients.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import torch
-from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from audiopure.attacks.ball import Ball, ball
 from audiopure.errors import InputError
 from audiopure.noise import SeededNoise
+from audiopure.training.adversarial_config import AdversarialConfig
 from audiopure.training.adversarial_methods import METHODS, Loss, climb, cross_entropy, logits_and_slope
-from audiopure.training.recogniser import PlainConfig, RecogniserRecipe
+from audiopure.training.recogniser import RecogniserRecipe
 from audiopure.training.together import team
 
 HELD_OUT = 200  # clips of the validation split that are attacked
 JUDGED = 10  # steps of that attack
-
-Norm = Literal["linf", "l2"]
-
-
-class AdversarialConfig(PlainConfig):
-    """Settings of the recipe, beside those of `recogniser`.
-
-    Attributes:
-        method: a name in `adversarial_methods.METHODS`.
-        budgets: norm -> radius; the paper's are linf .002 and l2 .253.
-        inner: steps of the attack; for "yopo" a multiple of `cheap`.
-        step: of each of them, relative to the radius.
-        ratio: share of the batch that is attacked ("pgd", "fast", "yopo").
-        replays: of each batch ("free"); checkpoints and validations fall on whole ones.
-        cheap: steps for one slope of the network ("yopo"); YOPO-m-n has n of them, and `inner` (m - 1) n.
-        beta: weight of the second term ("trades").
-        slope: weight of the Frobenius norm of the Jacobian, in units of cross-entropy for a change of one
-            logit per unit of the waveform's L2 norm ("jacobian").
-        defence: what stands before the recogniser, as a system is written: "small", "small,reverse=no".
-    """
-
-    method: Literal["pgd", "fast", "free", "yopo", "trades", "jacobian"] = "pgd"
-    budgets: dict[Norm, PositiveFloat] = Field(default={"linf": 0.002}, min_length=1)
-    inner: int = Field(default=10, gt=0)
-    step: float = Field(default=0.2, gt=0)
-    ratio: float = Field(default=0.5, gt=0, le=1)
-    replays: int = Field(default=4, gt=0)
-    cheap: int = Field(default=3, gt=0)
-    beta: float = Field(default=6.0, gt=0)
-    slope: float = Field(default=1e-3, gt=0)
-    defence: str | None = None
 
 
 class AdversarialRecipe(RecogniserRecipe):

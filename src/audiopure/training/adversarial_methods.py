@@ -14,7 +14,7 @@ and "yopo" have no passes for the attack alone, and find it as it trains.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,15 +22,37 @@ from torch import Tensor, nn
 from audiopure.attacks.ball import Ball
 from audiopure.errors import InputError
 from audiopure.noise import SeededNoise
-
-if TYPE_CHECKING:
-    from audiopure.training.adversarial import AdversarialRecipe
+from audiopure.training.adversarial_config import AdversarialConfig
 
 FAST = 1.25  # step of "fast", relative to the budget (Wong et al.)
 
 Loss = Callable[[Tensor, SeededNoise], Tensor]  # of waveforms (B, T): what is climbed, a sum over clips
 Balls = Sequence[tuple[slice, Ball]]  # rows of a batch, and the set around them
 Attack = Callable[[Loss, Ball, Tensor, SeededNoise], Tensor]  # its third argument: targets (B, C)
+
+
+class Setting(Protocol):
+    """What a method is given by the recipe.
+
+    Attributes:
+        moved: clips of the replay before, with their gradient; "free" keeps them here.
+    """
+
+    config: AdversarialConfig
+    defence: nn.Module | None
+    moved: Tensor | None
+
+    def hear(self, model: nn.Module, wave: Tensor, noise: SeededNoise) -> Tensor:
+        """Logits (B, C) in float32, through the defence if there is one."""
+        ...
+
+    def balls(self, wave: Tensor) -> Balls:
+        """The rows of each budget, with the ball around them."""
+        ...
+
+    def error(self, model: nn.Module, targets: Tensor) -> Loss:
+        """What attacks climb."""
+        ...
 
 
 def climb(loss: Loss, around: Ball, steps: int, step: float, noise: SeededNoise) -> Tensor:
@@ -50,7 +72,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _attacked(
-    recipe: AdversarialRecipe,
+    recipe: Setting,
     model: nn.Module,
     wave: Tensor,
     targets: Tensor,
@@ -69,9 +91,7 @@ def _attacked(
     return found
 
 
-def _pgd(
-    recipe: AdversarialRecipe, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise
-) -> Tensor:
+def _pgd(recipe: Setting, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise) -> Tensor:
     config = recipe.config
 
     def attack(error: Loss, around: Ball, own: Tensor, source: SeededNoise) -> Tensor:
@@ -81,9 +101,7 @@ def _pgd(
     return cross_entropy(recipe.hear(model, found, noise.fresh(1)), targets).mean()
 
 
-def _fast(
-    recipe: AdversarialRecipe, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise
-) -> Tensor:
+def _fast(recipe: Setting, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise) -> Tensor:
     def attack(error: Loss, around: Ball, own: Tensor, source: SeededNoise) -> Tensor:
         return climb(error, around, 1, FAST, source)
 
@@ -91,9 +109,7 @@ def _fast(
     return cross_entropy(recipe.hear(model, found, noise.fresh(1)), targets).mean()
 
 
-def _free(
-    recipe: AdversarialRecipe, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise
-) -> Tensor:
+def _free(recipe: Setting, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise) -> Tensor:
     if not model.training:  # clips of a validation are met once
         return _pgd(recipe, model, wave, targets, noise)
     before, found = recipe.moved, wave.clone()
@@ -106,9 +122,7 @@ def _free(
     return cross_entropy(recipe.hear(model, recipe.moved, noise), targets).mean()
 
 
-def _yopo(
-    recipe: AdversarialRecipe, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise
-) -> Tensor:
+def _yopo(recipe: Setting, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise) -> Tensor:
     """YOPO-m-n with the front end as the first layer, n = `cheap` and m - 1 = `inner` / n.
 
     Each of the m passes gives the weights a gradient at the change that was reached, and the costate p at the
@@ -147,9 +161,7 @@ def _along(model: nn.Module, costate: Tensor, x: Tensor, balls: Balls, steps: in
     return x
 
 
-def _trades(
-    recipe: AdversarialRecipe, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise
-) -> Tensor:
+def _trades(recipe: Setting, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise) -> Tensor:
     config, training = recipe.config, model.training
     model.eval()
     with torch.no_grad():
@@ -173,15 +185,13 @@ def divergence(p: Tensor, q: Tensor) -> Tensor:
     return (p.exp() * (p - q)).sum(1)
 
 
-def _jacobian(
-    recipe: AdversarialRecipe, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise
-) -> Tensor:
+def _jacobian(recipe: Setting, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise) -> Tensor:
     logits, norm = logits_and_slope(recipe, model, wave, noise)
     return (cross_entropy(logits, targets) + recipe.config.slope * norm).mean()
 
 
 def logits_and_slope(
-    recipe: AdversarialRecipe, model: nn.Module, wave: Tensor, noise: SeededNoise
+    recipe: Setting, model: nn.Module, wave: Tensor, noise: SeededNoise
 ) -> tuple[Tensor, Tensor]:
     """Logits (B, C), and the Frobenius norm of their Jacobian (B,), logits per unit of the wave's L2 norm.
 
@@ -197,7 +207,7 @@ def logits_and_slope(
 
 
 # a new method is one function and one line here
-METHODS: Mapping[str, Callable[[AdversarialRecipe, nn.Module, Tensor, Tensor, SeededNoise], Tensor]] = {
+METHODS: Mapping[str, Callable[[Setting, nn.Module, Tensor, Tensor, SeededNoise], Tensor]] = {
     "pgd": _pgd,
     "fast": _fast,
     "free": _free,

@@ -24,7 +24,8 @@ from audiopure.frontend import MelSpectrogram
 from audiopure.level import SpeechLevel
 from audiopure.noise import SeededNoise
 from audiopure.purifier import Purifier
-from audiopure.training.adversarial import AdversarialConfig, AdversarialRecipe
+from audiopure.training.adversarial import AdversarialRecipe
+from audiopure.training.adversarial_config import AdversarialConfig
 from audiopure.training.adversarial_methods import climb
 
 KINDS = ("denoiser", "eps", "enhancer")  # of weights that stand before a recogniser

@@ -15,7 +15,8 @@ from torch import nn
 from audiopure import __version__, hub
 from audiopure.errors import InputError
 from audiopure.machine import device_name
-from audiopure.training.adversarial import AdversarialConfig, AdversarialRecipe
+from audiopure.training.adversarial import AdversarialRecipe
+from audiopure.training.adversarial_config import AdversarialConfig
 from audiopure.training.config import TrainConfig, read_config
 from audiopure.training.denoiser import DenoiserConfig, DenoiserRecipe
 from audiopure.training.diffwave import DiffWaveConfig, DiffWaveRecipe

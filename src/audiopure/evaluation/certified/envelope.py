@@ -22,9 +22,9 @@ from audiopure.evaluation.card import Proportion
 from audiopure.evaluation.card_io import read_record
 from audiopure.evaluation.certified.record import SCHEMA, Certificates
 from audiopure.evaluation.certified.settings import CertifySettings
-from audiopure.evaluation.charts import Mark, Series, line_chart
-from audiopure.evaluation.page_parts import template
-from audiopure.evaluation.report_words import percent
+from audiopure.evaluation.pages.charts import Mark, Series, line_chart
+from audiopure.evaluation.pages.parts import template
+from audiopure.evaluation.report.words import percent
 
 # settings that make another method, beside the system
 METHOD = ("denoise", "steps", "votes", "local", "before", "certificate")

@@ -12,8 +12,8 @@ from audiopure.evaluation.certified.record import ClipCertificate
 from audiopure.evaluation.certified.report import Shown
 from audiopure.evaluation.certified.settings import Reduced
 from audiopure.evaluation.certified.words import worst_first
-from audiopure.evaluation.page_parts import Sound
-from audiopure.evaluation.plots import spectrum
+from audiopure.evaluation.pages.parts import Sound
+from audiopure.evaluation.pages.plots import spectrum
 
 EXAMPLES = 6
 

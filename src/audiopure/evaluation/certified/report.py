@@ -11,9 +11,9 @@ from pathlib import Path
 from audiopure.atomic import write_text
 from audiopure.evaluation.certified import words
 from audiopure.evaluation.certified.record import Certificates
-from audiopure.evaluation.charts import Mark, Series, line_chart
-from audiopure.evaluation.page_parts import Sound, template
-from audiopure.evaluation.report_words import percent
+from audiopure.evaluation.pages.charts import Mark, Series, line_chart
+from audiopure.evaluation.pages.parts import Sound, template
+from audiopure.evaluation.report.words import percent
 
 
 @dataclass(frozen=True)

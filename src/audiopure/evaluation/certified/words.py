@@ -9,7 +9,7 @@ from audiopure.certification.representations import WAVEFORM
 from audiopure.certification.scores import CHOICES
 from audiopure.evaluation.card import Proportion
 from audiopure.evaluation.certified.record import Certificates, ClipCertificate, round_step
-from audiopure.evaluation.report_words import percent
+from audiopure.evaluation.report.words import percent
 
 PAPER_RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # of the paper's table 5
 COLUMNS = 7

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from audiopure.atomic import write_text
 
 INTERRUPTED, TERMINATED = 130, 143  # exit statuses of the command line
-CHILD = "audiopure.evaluation.reproduce.child"
+CHILD = "audiopure.cli.child"
 RECORDS = {"evaluate": "report.json", "certify": "certificates.json"}
 
 

@@ -18,10 +18,10 @@ from audiopure.attacks.criteria import Criterion
 from audiopure.attacks.objective import Objective, call
 from audiopure.attacks.routes import reroute
 from audiopure.errors import InputError
-from audiopure.evaluation import finite_differences as differences
-from audiopure.evaluation.audit_report import AuditReport, ClipFacts, Family, ModuleFacts, Verdict
-from audiopure.evaluation.broken_modules import Break, declares, find_breaks
-from audiopure.evaluation.gradient_noise import probe
+from audiopure.evaluation.auditing import finite_differences as differences
+from audiopure.evaluation.auditing.broken_modules import Break, declares, find_breaks
+from audiopure.evaluation.auditing.gradient_noise import probe
+from audiopure.evaluation.auditing.record import AuditReport, ClipFacts, Family, ModuleFacts, Verdict
 from audiopure.noise import SeededNoise
 
 THRESHOLD = 0.99  # least cosine of an exact gradient

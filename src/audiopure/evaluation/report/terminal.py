@@ -11,7 +11,7 @@ from rich.text import Text
 
 from audiopure.evaluation.card import CLEAN, Card, Condition, Metrics, Row
 from audiopure.evaluation.compare import Comparison, chance, points
-from audiopure.evaluation.report_words import (
+from audiopure.evaluation.report.words import (
     brief,
     checks_sentence,
     columns,

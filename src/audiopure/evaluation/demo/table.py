@@ -6,8 +6,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from audiopure.evaluation.demo_results import COLUMNS, Cell, DemoResults, Row
-from audiopure.evaluation.report_words import percent
+from audiopure.evaluation.demo.results import COLUMNS, Cell, DemoResults, Row
+from audiopure.evaluation.report.words import percent
 
 
 def headings(results: DemoResults) -> dict[str, str]:

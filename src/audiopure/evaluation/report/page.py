@@ -11,11 +11,11 @@ from torch import Tensor
 
 from audiopure import audio
 from audiopure.errors import InputError
-from audiopure.evaluation import report_words as words
 from audiopure.evaluation.card import CLEAN, Card, Curve, Example
-from audiopure.evaluation.charts import STYLES, Mark, Series, line_chart
-from audiopure.evaluation.page_parts import Sound, template
-from audiopure.evaluation.plots import spectrum
+from audiopure.evaluation.pages.charts import STYLES, Mark, Series, line_chart
+from audiopure.evaluation.pages.parts import Sound, template
+from audiopure.evaluation.pages.plots import spectrum
+from audiopure.evaluation.report import words
 
 PURIFIED = "#purified"  # after a condition's key: what the recogniser gets of that clip
 

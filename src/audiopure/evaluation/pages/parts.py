@@ -8,13 +8,13 @@ from typing import Self
 import jinja2
 from torch import Tensor
 
-from audiopure.evaluation.plots import spectrogram_uri, wav_uri, waveform_path
+from audiopure.evaluation.pages.plots import spectrogram_uri, wav_uri, waveform_path
 
 
 def template(name: str) -> jinja2.Template:
     """A template of this package, which escapes what it prints and fails on names it does not know."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("audiopure.evaluation"),
+        loader=jinja2.PackageLoader("audiopure.evaluation.pages"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

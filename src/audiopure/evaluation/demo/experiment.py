@@ -21,7 +21,7 @@ from audiopure.attacks import PAPER_BUDGETS, Pgd, predict
 from audiopure.attacks.objective import Objective
 from audiopure.defended import Defended, defend
 from audiopure.evaluation.clips import Batch, Clips, batches, load_clips
-from audiopure.evaluation.demo_results import (
+from audiopure.evaluation.demo.results import (
     COLUMNS,
     ClipRecord,
     DataFacts,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from audiopure.evaluation.card import Card, Condition, Curve, Metrics, Proportion, Row
-from audiopure.evaluation.charts import round_ones
-from audiopure.evaluation.report_words import (
+from audiopure.evaluation.pages.charts import round_ones
+from audiopure.evaluation.report.words import (
     AXIS_NAMES,
     checks_sentence,
     column_name,

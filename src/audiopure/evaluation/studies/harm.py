@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from audiopure.data import load_dataset
-from audiopure.evaluation.denoising import NoisySet, sample_clips
-from audiopure.evaluation.wiener import DecisionDirectedWiener
+from audiopure.evaluation.studies.denoising import NoisySet, sample_clips
+from audiopure.evaluation.studies.wiener import DecisionDirectedWiener
 from audiopure.metrics import si_sdr
 from audiopure.noise import SeededNoise
 from audiopure.purifier import Purifier

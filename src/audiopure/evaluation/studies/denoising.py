@@ -16,7 +16,7 @@ from torch import Tensor
 
 from audiopure.data import Dataset, collate, load_dataset
 from audiopure.errors import InputError
-from audiopure.evaluation.wiener import DecisionDirectedWiener, NoiseReduce
+from audiopure.evaluation.studies.wiener import DecisionDirectedWiener, NoiseReduce
 from audiopure.metrics import si_sdr
 from audiopure.noise import FORWARD, SeededNoise
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from audiopure.evaluation.broken_modules import Kind
+from audiopure.evaluation.auditing.broken_modules import Kind
 from audiopure.evaluation.card import Record
 
 Verdict = Literal["exact", "declared", "broken"]

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from audiopure.evaluation.demo import Demo
-from audiopure.evaluation.demo_results import COLUMNS, DemoResults
-from audiopure.evaluation.demo_table import headings, notes, worst
-from audiopure.evaluation.page_parts import Sound, template
-from audiopure.evaluation.plots import spectrum
+from audiopure.evaluation.demo.experiment import Demo
+from audiopure.evaluation.demo.results import COLUMNS, DemoResults
+from audiopure.evaluation.demo.table import headings, notes, worst
+from audiopure.evaluation.pages.parts import Sound, template
+from audiopure.evaluation.pages.plots import spectrum
 
 
 def render(demo: Demo, results: DemoResults) -> str:

@@ -18,7 +18,15 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from audiopure.evaluation.stand_ins import JITTER, Normal, StandIns, copied, differing, filled, leaves
+from audiopure.evaluation.auditing.stand_ins import (
+    JITTER,
+    Normal,
+    StandIns,
+    copied,
+    differing,
+    filled,
+    leaves,
+)
 from audiopure.noise import SeededNoise
 from audiopure.purifier import Purifier
 

@@ -1,0 +1,1 @@
+"""The gradient audit, and the search for what breaks a gradient."""

@@ -1,0 +1,1 @@
+"""The demo: its experiment, its table and its page."""

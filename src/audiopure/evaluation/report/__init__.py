@@ -1,0 +1,1 @@
+"""A report card for the terminal, as Markdown and as a page."""

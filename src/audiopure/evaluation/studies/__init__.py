@@ -1,0 +1,1 @@
+"""Studies of purifiers apart from attacks: denoising, harm, choices by measurement."""
