@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from audiopure.certification.representations import WAVEFORM
+from audiopure.certification.units import OCTAVES
 from audiopure.evaluation.certified import words
 from audiopure.evaluation.certified.record import Certificates, ClipCertificate
 from audiopure.evaluation.reproduce import certified_pictures, certified_tables
@@ -118,6 +119,30 @@ def more(_: object) -> str:
         *(f"r = {r:g}" for r in (0, 0.05, 0.1, 0.25, 0.5, 0.75)),
     ]
     return table([*heads, "mean radius"], body)
+
+
+def shapes(_: object) -> str:
+    """White noise and shaped noise of the same power, on the same clips: what is certified in octaves."""
+    body = []
+    for path in sorted(RECORDS.glob("shaped-*.json")):
+        shaped = Certificates.model_validate_json(path.read_bytes())
+        white = certified_tables.record(FINDINGS, "fine-tuned", float(shaped.settings["sigma"]))
+        if white is None:
+            continue
+        kept = {clip.id for clip in shaped.clips} & {clip.id for clip in white.clips}
+        pair = [[c for c in sorted(r.clips, key=lambda c: c.id) if c.id in kept] for r in (white, shaped)]
+        both = [n for n in range(len(kept)) if all(clips[n].right and clips[n].explained for clips in pair)]
+        for rec, clips in zip((white, shaped), pair, strict=True):
+            told = [clips[n].explained for n in both]
+            found = [e for e in told if e is not None]
+            shape = rec.settings.get("shape") or "white"
+            cells = [f"{rec.settings['sigma']:g}", str(len(kept)), _percent(c.right for c in clips)]
+            levels = (
+                [f"{words.median([e.octaves[hz] for e in found]):.1f}" for hz in OCTAVES] if found else []
+            )
+            body.append([shape, *cells, *levels])
+    heads = ["noise, Hz:dB", "sigma", "clips", "right, %", *(f"{hz} Hz, dB" for hz in OCTAVES)]
+    return table(heads, body) if body else "Not run yet."
 
 
 def speakers(record: dict[str, Any]) -> str:

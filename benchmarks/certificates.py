@@ -26,6 +26,7 @@ OBJECTS = {
     "log-mel": (1.0, 4.0, 8.0),
 }
 LAPLACE = (0.05, 0.25)
+SHAPED, SHAPE = 0.1, "0:0,2000:0,4000:12,8000:12"  # more noise where speech has less
 
 
 def jobs(weights: Path) -> Iterator[Job]:
@@ -41,6 +42,8 @@ def jobs(weights: Path) -> Iterator[Job]:
         yield certification(f"{kind}-{MANY:g}", fine, MANY, 20, 10_000, "--certificate", kind)
     for sigma in LAPLACE:
         yield certification(f"laplace-{sigma:g}", fine, sigma, 50, 10_000, "--noise", "laplace", *EARLY)
+    words = ("--noise", "shaped", "--shape", SHAPE)
+    yield certification(f"shaped-{SHAPED:g}", fine, SHAPED, 50, 10_000, *words, *EARLY)
     for name, sigmas in OBJECTS.items():
         for sigma in sigmas:
             yield certification(f"{name}-{sigma:g}", "digits", sigma, 100, 10_000, "--object", name, *EARLY)

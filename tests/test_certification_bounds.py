@@ -13,7 +13,7 @@ from scipy import stats
 
 from audiopure import InputError
 from audiopure.certification.bounds import Sums, clopper_pearson_upper, mean_lower, mean_upper
-from audiopure.certification.laws import Gaussian, Laplace, Shaped
+from audiopure.certification.laws import Gaussian, Laplace, Response, Shaped
 from audiopure.certification.looks import Looks
 from audiopure.metrics import clopper_pearson_lower
 
@@ -182,34 +182,61 @@ def test_radii_that_follow_in_other_norms_hold_for_the_worst_change() -> None:
 
 def test_shaped_noise_certifies_its_ellipsoid() -> None:
     samples = 128
-    response = 0.2 + np.hanning(samples // 2 + 1)
-    law = Shaped(0.3, response, samples)
+    law = Shaped(0.3, lambda count: 0.2 + np.hanning(count // 2 + 1))
     white = torch.randn(20_000, samples, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     noise = law.noise(white)
-    assert float(noise.std()) == pytest.approx(law.sigma, rel=0.01)
+    assert float(noise.std()) == pytest.approx(0.3, rel=0.01)
     torch.testing.assert_close(law.inverse(noise), 0.3 * white)
-    # <w, x> + b > 0 has the margin b / |H w| in the norm |H^-1 delta|, and p = Phi(margin / size)
+    # <w, x> + b > 0 has the margin b / |H w| in the norm |H^-1 delta|, and p = Phi(margin / sigma)
     w = torch.randn(samples, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    bias = 1.5 * 0.3 * float(law.filtered(w, law.response).norm())
+    bias = 1.5 * float(law.noise(w).norm())
     share = float((noise @ w + bias > 0).double().mean())
     assert law.radius(share) == pytest.approx(1.5 * 0.3, rel=0.05)
-    worst = law.filtered(law.filtered(w, law.response), law.response)  # H H^T w, towards the border
+    worst = law.noise(law.noise(w))  # H H^T w, towards the border
     worst = -worst * (1.5 * 0.3 / law.inverse(worst).norm())
     assert float(worst @ w) + bias == pytest.approx(0, abs=1e-9)
 
 
+@given(
+    st.integers(2, 300),
+    st.lists(
+        st.tuples(st.integers(0, 8000), st.floats(-60, 60, allow_subnormal=False)),
+        min_size=2,
+        max_size=6,
+        unique_by=lambda point: point[0],
+    ),
+)
+def test_a_filter_leaves_noise_its_power_and_follows_its_shape(
+    samples: int, points: list[tuple[int, float]]
+) -> None:
+    text = ",".join(f"{hz!r}:{db!r}" for hz, db in sorted(points))
+    gains = Shaped(1.0, Response.of(text, 16_000)).gains(samples)
+    both = np.abs(np.fft.fft(np.fft.irfft(gains, samples)))  # as the filter's impulse response has it
+    assert (both**2).mean() == pytest.approx(1)
+    bins = np.fft.rfftfreq(samples, 1 / 16_000)
+    wanted = np.interp(bins, *np.transpose(sorted(points)))
+    np.testing.assert_allclose(np.diff(20 * np.log10(gains)), np.diff(wanted), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0:1", "0:1,0:2", "5:1,1:2", "a:1,2:2", "0:1:2,3:4", "0:nan,1:2", "0,1"]
+)
+def test_a_filter_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="shape"):
+        Response.of(text, 16_000)
+
+
 def test_a_bands_radius_holds_for_changes_within_it() -> None:
     samples, rate = 160, 16_000
-    response = np.linspace(1.0, 3.0, samples // 2 + 1)
-    law = Shaped(1.0, response, samples)
+    law = Shaped(1.0, lambda count: np.linspace(1.0, 3.0, count // 2 + 1))
     t = torch.arange(samples, dtype=torch.float64) / rate
     tone = torch.sin(2 * math.pi * 4000 * t)
-    limit = law.band(0.5, 3900, 4100, rate)
+    limit = law.band(0.5, 3900, 4100, samples, rate)
     assert float(law.inverse(tone * limit / tone.norm()).norm()) <= 0.5 * (1 + 1e-9)
-    assert law.implied(0.5, samples)["L2"] == pytest.approx(0.5)
+    gains = law.gains(samples)
+    assert gains[-1] == pytest.approx(3 * gains[0])
+    assert law.implied(0.5, samples)["L2"] == pytest.approx(0.5 * gains[0])
     with pytest.raises(InputError, match="no frequency"):
-        law.band(0.5, 10, 20, rate)
+        law.band(0.5, 10, 20, samples, rate)
     with pytest.raises(InputError, match="81 positive gains"):
-        Shaped(1.0, np.zeros(81), samples)
-    with pytest.raises(InputError, match="160 samples"):
-        law.noise(torch.zeros(2, 100))
+        Shaped(1.0, lambda count: np.zeros(count // 2 + 1)).gains(samples)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import audiopure
 from audiopure import InputError
 from audiopure.certification.representations import Magnitude
-from audiopure.certification.units import meaning
+from audiopure.certification.units import meaning, octave_levels
 from audiopure.evaluation.certified import run, tallies, words
 from audiopure.evaluation.certified.record import Certificates, curve
 from audiopure.evaluation.certified.report import render
@@ -57,6 +57,30 @@ def test_objects_of_a_recogniser_are_named_in_the_record(name: str) -> None:
             assert "For the waveform that means" in " ".join(words.verdict(record))
 
 
+def test_noise_of_a_shape_certifies_more_where_it_is_strong() -> None:
+    both = [
+        audiopure.certify("digits", noise="shaped", shape=shape, sigma=0.05, n=300, limit=3)
+        for shape in ("0:0,8000:0", "0:0,3000:0,6000:-20,8000:-20")
+    ]
+    level, falling = both
+    assert falling.norm == "|H^-1 delta|, L2" and "0:0,3000:0,6000:-20" in " ".join(words.notes(falling))
+    white = audiopure.certify("digits", sigma=0.05, n=300, limit=3)
+    assert any(clip.radius > 0 for clip in falling.clips)
+    for flat, plain in zip(level.clips, white.clips, strict=True):
+        assert flat.radius == plain.radius == pytest.approx(flat.implied.get("L2"))
+        assert (flat.explained is None) == (plain.explained is None)
+        if flat.explained is not None and plain.explained is not None:
+            assert flat.explained.octaves == pytest.approx(plain.explained.octaves)
+    for clip in falling.clips:
+        if clip.explained is not None:
+            assert clip.implied["L2"] < clip.radius / 5
+            wave = load_clips(None, load_system("digits").undefended, 3, 0)
+            energy = octave_levels(wave.waveforms[wave.ids.index(clip.id)], 16_000)
+            reach = {hz: energy[hz] / 10 ** (db / 20) for hz, db in clip.explained.octaves.items()}
+            assert reach[500] == pytest.approx(reach[1000])
+            assert reach[500] > clip.radius > 5 * reach[8000]
+
+
 class Two(Ear):
     """Names three labels and scores two."""
 
@@ -76,6 +100,10 @@ class Two(Ear):
         ({"alpha": 2.0}, "alpha"),
         ({"certificate": "best"}, "certificate"),
         ({"noise": "uniform"}, "noise"),
+        ({"noise": "shaped"}, "needs a shape"),
+        ({"shape": "0:0,8000:-6"}, "no other noise has one"),
+        ({"noise": "shaped", "shape": "0:0"}, "two points or more"),
+        ({"noise": "shaped", "shape": "0:0,8000:-6", "certificate": "kl"}, "needs Gaussian noise"),
         ({"certificate": "kl", "tolerance": 0.1}, "cannot stop early"),
         ({"denoise": "multi-step", "sigma": 100.0}, "sigma must lie"),
         ({"denoise": "multi-step", "certificate": "kl"}, "multi-step counts votes"),

@@ -8,8 +8,9 @@ answer is the same at every x + delta with `norm` of delta below `radius(p, q)`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -122,72 +123,100 @@ class Laplace:
         return {"L2": radius / math.sqrt(samples), "L∞": radius / samples}
 
 
-@dataclass(frozen=True, eq=False)
 class Shaped:
-    """Gaussian noise through a fixed filter: certifies the ellipsoid |delta / response|_2 in the spectrum.
+    """Gaussian noise through a fixed filter: certifies the ellipsoid |delta / gains|_2 in the spectrum.
 
-    Noise `response * white`, a circular filter by the real Fourier transform of the whole clip. A change has
+    Noise `gains * white`, a circular filter by the real Fourier transform of the whole clip. A change has
     the same chance as under white noise after the inverse filter, so that Cohen's radius holds for
-    |H^-1 delta|_2 (Fischer et al. 2020; a Mahalanobis ball). Where the response is large, large changes are
-    certified. The filter must not depend on the clip.
+    |H^-1 delta|_2 (Fischer et al. 2020; a Mahalanobis ball). Where the gains are large, large changes are
+    certified. The filter may depend on a clip's length and on nothing else of it.
 
     Args:
-        size: standard deviation of the white noise before the filter.
-        response: (samples // 2 + 1,) positive gains, from 0 to half the sample rate.
-        samples: length of the clips.
+        sigma: standard deviation of a sample of the noise: gains are scaled to leave white noise its power.
+        response: what makes positive gains (samples // 2 + 1,), from 0 to half the sample rate, for clips of
+            so many samples, such as `Response`.
 
-    Raises InputError for gains that are not positive and finite, or do not fit the length.
+    Raises InputError unless 0 < sigma < infinity, and for gains that are not positive and finite.
     """
 
-    size: float
-    response: NDArray[np.float64]
-    samples: int
     norm = "|H^-1 delta|, L2"
 
-    def __post_init__(self) -> None:
-        _check(self.size)
-        gains = np.asarray(self.response, dtype=np.float64)
-        if gains.shape != (self.samples // 2 + 1,) or not np.all((gains > 0) & np.isfinite(gains)):
-            raise InputError(
-                f"a filter for clips of {self.samples} samples has {self.samples // 2 + 1} positive gains"
-            )
-        object.__setattr__(self, "response", gains)
+    def __init__(self, sigma: float, response: Callable[[int], NDArray[np.float64]]):
+        _check(sigma)
+        self.sigma, self.response = sigma, response
+        self._known: tuple[int, NDArray[np.float64]] | None = None
 
-    @property
-    def sigma(self) -> float:
-        """Standard deviation of a sample of the filtered noise."""
-        weights = np.full(len(self.response), 2.0)
-        weights[0] = 1
-        weights[-1] = 1 if self.samples % 2 == 0 else 2
-        return self.size * math.sqrt(float(weights @ self.response**2) / self.samples)
+    def gains(self, samples: int) -> NDArray[np.float64]:
+        """H for clips of so many samples: (samples // 2 + 1,), with a mean square of 1 over all bins."""
+        if self._known is None or self._known[0] != samples:
+            found = np.asarray(self.response(samples), dtype=np.float64)
+            if found.shape != (samples // 2 + 1,) or not np.all((found > 0) & np.isfinite(found)):
+                raise InputError(
+                    f"a filter for clips of {samples} samples has {samples // 2 + 1} positive gains"
+                )
+            weights = np.full(len(found), 2.0)  # of both conjugates
+            weights[0] = 1
+            weights[-1] = 1 if samples % 2 == 0 else 2
+            self._known = samples, found / math.sqrt(float(weights @ found**2) / samples)
+        return self._known[1]
 
     def noise(self, normal: Tensor) -> Tensor:
-        return self.size * self.filtered(normal, self.response)
+        return self.sigma * _filtered(normal, self.gains(normal.shape[-1]))
 
     def inverse(self, delta: Tensor) -> Tensor:
         """H^-1 delta, whose L2 norm is what is certified. Shape: (..., samples) -> the same."""
-        return self.filtered(delta, 1 / self.response)
-
-    def filtered(self, x: Tensor, response: NDArray[np.float64]) -> Tensor:
-        if x.shape[-1] != self.samples:
-            raise InputError(f"the filter is made for {self.samples} samples, the clip has {x.shape[-1]}")
-        gains = torch.as_tensor(response, dtype=x.dtype, device=x.device)
-        return torch.fft.irfft(torch.fft.rfft(x) * gains, n=self.samples)
+        return _filtered(delta, 1 / self.gains(delta.shape[-1]))
 
     def radius(self, p: float, q: float | None = None) -> float:
-        return _gaussian_radius(self.size, p, q)
+        return _gaussian_radius(self.sigma, p, q)
 
     def implied(self, radius: float, samples: int) -> Mapping[str, float]:
         """L2 of any change: |delta| is at least the least gain times |H^-1 delta|."""
-        return {"L2": radius * float(self.response.min())}
+        return {"L2": radius * float(self.gains(samples).min())}
 
-    def band(self, radius: float, low: float, high: float, sample_rate: int) -> float:
+    def band(self, radius: float, low: float, high: float, samples: int, sample_rate: int) -> float:
         """The L2 radius for changes within low..high Hz: the least gain there times the radius.
 
         Raises InputError if no bin of the spectrum lies in the band.
         """
-        hz = np.fft.rfftfreq(self.samples, 1 / sample_rate)
+        hz = np.fft.rfftfreq(samples, 1 / sample_rate)
         inside = (hz >= low) & (hz <= high)
         if not inside.any():
             raise InputError(f"no frequency of the filter lies between {low:g} and {high:g} Hz")
-        return radius * float(self.response[inside].min())
+        return radius * float(self.gains(samples)[inside].min())
+
+
+@dataclass(frozen=True)
+class Response:
+    """Gains through points (Hz, dB), straight lines between them, level before the first and after the last.
+
+    Raises InputError for fewer than two points, frequencies that do not grow, or numbers that are not finite.
+    """
+
+    points: tuple[tuple[float, float], ...]
+    sample_rate: int
+
+    def __post_init__(self) -> None:
+        hz = [point[0] for point in self.points]
+        finite = all(math.isfinite(value) for point in self.points for value in point)
+        if len(hz) < 2 or not finite or any(b <= a for a, b in pairwise(hz)):
+            raise InputError("a filter's shape is two points or more, at growing frequencies")
+
+    @classmethod
+    def of(cls, text: str, sample_rate: int) -> Response:
+        """From "HZ:DB,HZ:DB,...". Raises InputError for another text."""
+        try:
+            parts = [part.split(":") for part in text.split(",")]
+            points = tuple((float(hz), float(db)) for hz, db in parts)
+        except ValueError as error:
+            raise InputError(f"'{text}' is no filter's shape: write points as HZ:DB,HZ:DB") from error
+        return cls(points, sample_rate)
+
+    def __call__(self, samples: int) -> NDArray[np.float64]:
+        hz, db = zip(*self.points, strict=True)
+        return 10 ** (np.interp(np.fft.rfftfreq(samples, 1 / self.sample_rate), hz, db) / 20)
+
+
+def _filtered(x: Tensor, gains: NDArray[np.float64]) -> Tensor:
+    factors = torch.as_tensor(gains, dtype=x.dtype, device=x.device)
+    return torch.fft.irfft(torch.fft.rfft(x) * factors, n=x.shape[-1])

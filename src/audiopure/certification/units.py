@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -58,8 +58,16 @@ class Audibility(NamedTuple):
     gain: float
 
 
-def meaning(waveform: Tensor, radius: float, sample_rate: int) -> Meaning:
+def meaning(
+    waveform: Tensor,
+    radius: float,
+    sample_rate: int,
+    within: Callable[[float, float], float] | None = None,
+) -> Meaning:
     """What an L2 radius amounts to for a clip.
+
+    Args:
+        within: the radius for changes within a band, from and to in Hz; by default it is the same.
 
     Shape: (T,). Raises InputError for an empty clip or samples that are not finite.
     """
@@ -71,7 +79,10 @@ def meaning(waveform: Tensor, radius: float, sample_rate: int) -> Meaning:
     return Meaning(
         snr=decibel(float(clip.norm()), radius),
         rms=decibel(math.sqrt(white), 1.0),
-        octaves={hz: decibel(energy, radius) for hz, energy in octave_levels(clip, sample_rate).items()},
+        octaves={
+            hz: decibel(energy, radius if within is None else within(*octave(hz)))
+            for hz, energy in octave_levels(clip, sample_rate).items()
+        },
         inaudible=None if mask is None else decibel(radius, mask.largest),
         noticeable=None if mask is None else decibel(radius, mask.smallest),
         heard=None if mask is None else float((mask.power < white * mask.gain).double().mean()),
@@ -85,6 +96,11 @@ def decibel(a: float, b: float) -> float:
     return 20 * math.log10(a / b)
 
 
+def octave(centre: float) -> tuple[float, float]:
+    """Where it begins and ends, in Hz."""
+    return centre / math.sqrt(2), centre * math.sqrt(2)
+
+
 def octave_levels(waveform: Tensor, sample_rate: int) -> dict[int, float]:
     """L2 norm of what a clip has in each octave that begins below half the sample rate. Shape: (T,)."""
     spectrum = torch.fft.rfft(waveform.double())
@@ -94,7 +110,7 @@ def octave_levels(waveform: Tensor, sample_rate: int) -> dict[int, float]:
         energy[-1] /= 2  # half the sample rate is its own conjugate
     found = {}
     for centre in OCTAVES:
-        low, high = centre / math.sqrt(2), centre * math.sqrt(2)
+        low, high = octave(centre)
         if low < sample_rate / 2:
             found[centre] = math.sqrt(float(energy[(hz >= low) & (hz < high)].sum()))
     return found

@@ -29,7 +29,10 @@ def certify(
         str,
         typer.Option("--object", help="What gets the noise: waveform, spectrogram, filterbank or log-mel."),
     ] = "waveform",
-    noise: Annotated[str, typer.Option(help="gaussian certifies L2, laplace L1.")] = "gaussian",
+    noise: Annotated[
+        str, typer.Option(help="gaussian certifies L2, laplace L1, shaped by bands.")
+    ] = "gaussian",
+    shape: Annotated[str, typer.Option(help="Of shaped noise: HZ:DB,HZ:DB with lines between them.")] = "",
     denoise: Annotated[
         str | None,
         typer.Option(help="What follows the noise: none, one-shot, multi-step, local or as-is."),
@@ -81,6 +84,7 @@ def certify(
         data=data,
         object=object_,
         noise=noise,
+        shape=shape,
         sigma=sigma,
         denoise=denoise,
         steps=steps,

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from audiopure.certification.laws import Shaped
 from audiopure.certification.procedures import Ask, Certificate
 from audiopure.certification.smoothing import Rows, Sampler, Smoothed
 from audiopure.certification.units import meaning
@@ -213,7 +214,7 @@ class Certification:
             q=found.q,
             n=found.n,
             counts={label: k for label, k in zip(labels, found.counts, strict=True) if k},
-            explained=self._explained(unit, self._l2(found.radius, implied)),
+            explained=self._explained(unit, found.radius, implied),
             seconds=round(sum(line.seconds for line in kept.seen.values()), 3),
         )
 
@@ -234,8 +235,13 @@ class Certification:
     def _l2(self, radius: float, implied: Mapping[str, float]) -> float:
         return radius if self.model.law.norm == "L2" else implied["L2"]
 
-    def _explained(self, unit: int, radius: float) -> Explained | None:
-        """Of an L2 radius; None unless it is a waveform's, positive and finite."""
+    def _explained(self, unit: int, found: float, implied: Mapping[str, float]) -> Explained | None:
+        """Of the L2 radius in a certified one; None unless it is a waveform's, positive and finite."""
+        radius = self._l2(found, implied)
         if self.model.representation.name != "waveform" or not 0 < radius < math.inf:
             return None
-        return Explained(**vars(meaning(self.waveform(unit), radius, self.system.sample_rate)))
+        clip, rate, law = self.waveform(unit), self.system.sample_rate, self.model.law
+        within = None
+        if isinstance(law, Shaped):
+            within = partial(law.band, found, samples=len(clip), sample_rate=rate)
+        return Explained(**vars(meaning(clip, radius, rate, within)))

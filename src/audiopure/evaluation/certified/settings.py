@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from audiopure.certification import before
 from audiopure.certification.bases import LocalSmoothing, MultiStep, OneShot, Plain
-from audiopure.certification.laws import Gaussian, Laplace, Law
+from audiopure.certification.laws import Gaussian, Laplace, Law, Response, Shaped
 from audiopure.certification.procedures import Certify, CertifyScores
 from audiopure.certification.representations import Hears, representation
 from audiopure.certification.scores import CHOICES
@@ -35,7 +35,8 @@ class CertifySettings(BaseModel):
         system: see `audiopure.systems`; a purifier in it gives the denoiser.
         data: folder of labelled audio; None for the clips that ship.
         object: what gets the noise, a name in `representations.REPRESENTATIONS`.
-        noise: law of the smoothing noise: "gaussian" certifies L2, "laplace" L1.
+        noise: law of the smoothing noise: "gaussian" certifies L2, "laplace" L1, "shaped" an ellipsoid.
+        shape: of "shaped": "HZ:DB,HZ:DB,...", see `laws.Response`; white noise of this sigma has its power.
         sigma: its standard deviation, in units of the object.
         denoise: what follows the noise, a name in `BASES`; None is "one-shot" behind a purifier, "as-is"
             behind other defences, and "none" without any. The chains of "multi-step" run at the clip's own
@@ -57,7 +58,8 @@ class CertifySettings(BaseModel):
     system: str
     data: Path | None = None
     object: str = "waveform"
-    noise: Literal["gaussian", "laplace"] = "gaussian"
+    noise: Literal["gaussian", "laplace", "shaped"] = "gaussian"
+    shape: str = ""
     sigma: float = Field(default=0.25, gt=0, allow_inf_nan=False)
     denoise: str | None = None
     steps: int = Field(default=5, ge=1)
@@ -111,8 +113,14 @@ class CertifySettings(BaseModel):
             return CertifyScores(self.certificate, self.n0, self.n, self.alpha)
         return Certify(self.n0, self.n, self.alpha, self.tolerance, pair=self.certificate == "pair")
 
-    @property
-    def law(self) -> Law:
+    def law(self, sample_rate: int) -> Law:
+        """Raises InputError for a shape without shaped noise, or of an object that has no spectrum."""
+        if bool(self.shape) != (self.noise == "shaped"):
+            raise InputError("shaped noise needs a shape, HZ:DB,HZ:DB, and no other noise has one.")
+        if self.noise == "shaped":
+            if self.object != "waveform":
+                raise InputError(f"noise is shaped in the spectrum of a waveform, not of the {self.object}.")
+            return Shaped(self.sigma, Response.of(self.shape, sample_rate))
         return Gaussian(self.sigma) if self.noise == "gaussian" else Laplace(self.sigma / 2**0.5)
 
 
@@ -121,7 +129,7 @@ def smoothed(settings: CertifySettings, system: System) -> Smoothed:
 
     Raises InputError for settings that do not fit the system.
     """
-    law = settings.law
+    law = settings.law(system.sample_rate)
     if settings.object == "waveform":
         name = settings.denoise or _usual(system)
         if name not in BASES:
@@ -189,12 +197,12 @@ def _denoiser(settings: CertifySettings, system: System) -> Denoiser:
 def _one_shot(settings: CertifySettings, system: System) -> OneShot:
     denoiser = _denoiser(settings, system)
     level = system.model.purifier.level  # type: ignore[union-attr]
-    return OneShot(denoiser, system.undefended, settings.law.sigma, level=level)  # type: ignore[arg-type]
+    return OneShot(denoiser, system.undefended, settings.sigma, level=level)  # type: ignore[arg-type]
 
 
 def _multi_step(settings: CertifySettings, system: System) -> MultiStep:
-    denoiser, sigma = _denoiser(settings, system), settings.law.sigma
-    return MultiStep(denoiser, system.undefended, sigma, steps=settings.steps, votes=settings.votes)
+    denoiser = _denoiser(settings, system)
+    return MultiStep(denoiser, system.undefended, settings.sigma, steps=settings.steps, votes=settings.votes)
 
 
 def _local(settings: CertifySettings, system: System) -> LocalSmoothing:

@@ -87,8 +87,9 @@ def notes(record: Certificates) -> list[str]:
     selected = f"{s['n0']} draws select" + (
         ", as many choose the bound" if s["certificate"] in CHOICES else ""
     )
+    noise = f"{s['noise']} ({s['shape']} Hz:dB)" if s.get("shape") else s["noise"]
     found = [
-        f"Certified: the {record.object}, {record.norm}, in {record.unit}. Noise: {s['noise']}, sigma "
+        f"Certified: the {record.object}, {record.norm}, in {record.unit}. Noise: {noise}, sigma "
         f"{s['sigma']:g}; {selected}, at most {s['n']:,} estimate; "
         f"{how.get(s['certificate'], s['certificate'])}, "
         f"alpha {s['alpha']:g} for each clip.",
