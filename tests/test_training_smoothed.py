@@ -88,6 +88,66 @@ def test_the_mean_answers_entropy_counts(root: Path) -> None:
     assert with_ - without == pytest.approx(1.5 * entropy, rel=1e-5)
 
 
+class Linear(nn.Module):
+    """Two logits that differ by twice the product with one waveform."""
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        score = x @ self.weight
+        return torch.stack([score, -score], 1)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_training_for_certificates_moves_clips_against_the_answer_as_far_as_it_may(
+    root: Path, steps: int
+) -> None:
+    recipe = smoothed(root, attack=steps, budget=0.5, consistency=0.0, entropy=0.0)
+    weight = torch.randn(100, generator=torch.Generator().manual_seed(0))
+    model, wave = Linear(weight).train(), torch.randn(4, 100, generator=torch.Generator().manual_seed(1))
+    sigma, targets = torch.tensor([0.1, 0.4]).repeat(2), torch.eye(2)
+    seen: list[Tensor] = []
+    model.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach()))
+    loss = recipe.loss(model, (wave, sigma, targets))
+    assert model.training and len(seen) == steps + 1
+    # the worst change of a linear model lies along its weights, the same for both versions of a clip
+    sign = torch.tensor([-1.0, 1.0]).repeat(2)
+    worst = wave + (0.5 * sigma * sign)[:, None] * weight / weight.norm()
+    torch.testing.assert_close(seen[-1], worst)
+    assert loss.item() == pytest.approx(
+        float(nn.functional.cross_entropy(model(worst), targets.repeat(2, 1)))
+    )
+    loss.backward()
+    assert model.weight.grad is not None
+    still = smoothed(root, consistency=0.0, entropy=0.0).loss(model, (wave, sigma, targets))
+    assert still.item() < loss.item()
+
+
+def test_the_attack_of_training_sees_through_the_denoiser(root: Path) -> None:
+    recipe = smoothed(root, denoiser="small", attack=1, consistency=0.0, entropy=0.0)
+    batch, model = recipe.batch(0), audiopure.load_recogniser().requires_grad_()
+    moved = recipe.loss(model, batch)
+    still = smoothed(root, denoiser="small", consistency=0.0, entropy=0.0).loss(model, batch)
+    wave, sigma, targets = batch
+    white = torch.randn(len(targets), wave.shape[1], generator=torch.Generator().manual_seed(0))
+    white *= sigma[: len(targets), None] / white.norm(dim=1, keepdim=True)
+    random = smoothed(root, denoiser="small", consistency=0.0, entropy=0.0).loss(
+        model, (wave + white.repeat(2, 1), sigma, targets)
+    )
+    assert moved.item() > 1.01 * max(still.item(), random.item())
+
+
+def test_gains_lie_where_the_settings_say(root: Path) -> None:
+    even, louder = (
+        smoothed(root, background=None, gain=gain, least=1e-4, most=1e-4, noise=3e-4)
+        for gain in ((0, 0), (-6, -6))
+    )
+    one, other = (recipe.batch(0)[0].norm(dim=1) for recipe in (even, louder))
+    torch.testing.assert_close(20 * torch.log10(other / one), torch.full((8,), -6.0), atol=0.3, rtol=0)
+
+
 def test_the_recogniser_hears_what_the_certificate_lets_it_hear(root: Path) -> None:
     """Whatever the level: the shipped system's one-shot denoising, clip by clip at its own sigma."""
     recipe, system = smoothed(root, denoiser="small"), load_system("small+digits")

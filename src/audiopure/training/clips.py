@@ -32,6 +32,7 @@ class AugmentedConfig(ClipsConfig):
     background: str | None = "background"
     shift: float = Field(default=0.12, ge=0)  # seconds, to either side
     speed: float = Field(default=0.15, ge=0, lt=0.5)  # resampling, to either side
+    gain: tuple[float, float] = (-18.0, 10.0)  # dB, before loud clips are brought back to full scale
     noise: float = Field(default=0.04, ge=QUIETEST)  # largest sigma of white noise
 
 
@@ -106,7 +107,8 @@ class AugmentedClips(Clips):
         slack = self.corpus.lengths[items] - self.length * speed
         start = rng.uniform(-config.shift, config.shift, len(items)) * RATE + np.minimum(slack / 2, 0)
         wave = self._resampled(items, start, speed)
-        gain = 10 ** (rng.uniform(-0.9, 0.5, (len(items), 1)))
+        low, high = (decibel / 20 for decibel in config.gain)
+        gain = 10 ** rng.uniform(low, high, (len(items), 1))
         wave *= torch.from_numpy(gain).float()
         peak = wave.abs().amax(1, keepdim=True).clamp(min=1e-4)
         wave *= torch.clamp(1 / peak, max=1)

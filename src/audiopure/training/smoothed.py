@@ -2,7 +2,8 @@
 
 Without a denoiser this is Gaussian augmentation (Cohen et al. 2019); with one, the recogniser learns what the
 denoiser leaves of speech at each noise level. Two noisy versions of every clip are heard, and answers that
-differ between them are penalised (Jeong & Shin 2020), as a certificate lives on answers that agree.
+differ between them are penalised (Jeong & Shin 2020), as a certificate lives on answers that agree. With
+`attack` every clip is first moved to where its mean answer is worst (SmoothAdv, Salman et al. 2019).
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class SmoothedConfig(PlainConfig):
         least, most: sigma is drawn between these, evenly in its logarithm.
         consistency: weight of the mean KL divergence of both answers from their mean.
         entropy: weight of that mean's entropy.
+        attack: steps of an L2 attack on the mean answer of both versions; 0 for none.
+        budget: radius of the attack, in units of the clip's sigma.
     """
 
     denoiser: str | None = None
@@ -36,6 +39,8 @@ class SmoothedConfig(PlainConfig):
     most: float = Field(default=1.0, gt=0)
     consistency: float = Field(default=5.0, ge=0)
     entropy: float = Field(default=0.5, ge=0)
+    attack: int = Field(default=0, ge=0)
+    budget: float = Field(default=1.0, gt=0)
 
 
 class SmoothedRecipe(RecogniserRecipe):
@@ -64,6 +69,8 @@ class SmoothedRecipe(RecogniserRecipe):
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         wave, sigma, targets = batch
+        if self.config.attack:
+            wave = self._moved(model, wave, sigma, targets)
         logits = model(self._heard(wave, sigma)).float()
         first, second = logits.log_softmax(1).chunk(2)
         loss = -(targets * (first + second) / 2).sum(1).mean()
@@ -91,5 +98,28 @@ class SmoothedRecipe(RecogniserRecipe):
     def _heard(self, wave: Tensor, sigma: Tensor) -> Tensor:
         if self.denoiser is None:
             return wave
-        with torch.no_grad():  # at the level that the certificate's one-shot denoising uses
+        # at the level that the certificate's one-shot denoising uses
+        with torch.set_grad_enabled(wave.requires_grad):
             return denoised(self.denoiser.to(wave.device), wave, sigma, SpeechLevel())  # type: ignore[arg-type]
+
+    def _moved(self, model: nn.Module, wave: Tensor, sigma: Tensor, targets: Tensor) -> Tensor:
+        """Both noisy versions (2 B, T) of each clip with the same change, found by ascent from none.
+
+        The network is in eval mode meanwhile, so that its normalisations' statistics do not move.
+        """
+        count, training = len(targets), model.training
+        radius = self.config.budget * sigma[:count, None]
+        change = torch.zeros_like(wave[:count])
+        model.eval()
+        for _ in range(self.config.attack):
+            with torch.enable_grad():
+                change.requires_grad_()
+                logits = model(self._heard(wave + change.repeat(2, 1), sigma)).float()
+                first, second = logits.log_softmax(1).chunk(2)
+                error = -(targets * torch.logaddexp(first, second)).sum()
+                (slope,) = torch.autograd.grad(error, change)
+            length = slope.norm(dim=1, keepdim=True).clamp(min=1e-20)
+            change = change.detach() + 2 / self.config.attack * radius * slope / length
+            change *= (radius / change.norm(dim=1, keepdim=True).clamp(min=1e-20)).clamp(max=1)
+        model.train(training)
+        return wave + change.repeat(2, 1)
