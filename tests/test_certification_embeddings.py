@@ -11,7 +11,16 @@ from scipy import stats
 from torch import Tensor, nn
 
 from audiopure import InputError
-from audiopure.certification.embeddings import Gallery, embed, identify, mean_radius, verify
+from audiopure.certification.embeddings import (
+    CertifyIdentity,
+    Gallery,
+    embed,
+    identify,
+    mean_radius,
+    verify,
+)
+from audiopure.certification.laws import Gaussian, Laplace
+from audiopure.certification.smoothing import Smoothed
 
 SIGMA, SPEED = 0.4, 1.3
 
@@ -116,3 +125,36 @@ def test_what_is_no_embedding_is_refused() -> None:
         verify(np.zeros(3), 1.0, 1.0)
     with pytest.raises(InputError, match="cosines"):
         verify(np.full(3, 2.0), 0.5, 1.0)
+
+
+def circle(count: int) -> np.ndarray:
+    """Centroids around the circle, of different lengths."""
+    angles = np.arange(count) * 2 * math.pi / count
+    return np.linspace(0.6, 1.0, count)[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
+
+
+def test_the_procedure_says_what_the_arrays_say() -> None:
+    model, gallery = Smoothed(Turn(), Gaussian(SIGMA)), Gallery(circle(5))
+    clip = torch.tensor([0.15 / SPEED, 0.0, 0.0])
+    how = CertifyIdentity(gallery, n0=100, n=1000)
+    found = model.certify(clip, how, seed=3)
+    sampler = model.sampler(clip, seed=3)
+    pilot = np.concatenate([embed(nn.Identity(), part) for part in sampler.scores("select", 0, 100)])
+    rest = np.concatenate([embed(nn.Identity(), part) for part in sampler.scores("estimate", 0, 1000)])
+    expected = identify(pilot, rest, gallery, SIGMA)
+    assert found.label == expected.decision == 0 and found.radius == pytest.approx(expected.radius)
+    nearest = [int(np.linalg.norm(circle(5) - one, axis=1).argmin()) for one in rest]
+    assert found.counts == tuple(np.bincount(nearest, minlength=5)) and found.n == 1000
+    with pytest.raises(InputError, match="Gaussian"):
+        Smoothed(Turn(), Laplace(SIGMA)).certify(clip, how, seed=0)
+    with pytest.raises(InputError, match="needs draws"):
+        model.certify(clip, CertifyIdentity(gallery, n=1), seed=0)
+
+
+def test_far_from_everybody_identification_abstains() -> None:
+    half = math.pi / 5 / SPEED  # between two of five, which are equally long
+    model = Smoothed(Turn(), Gaussian(SIGMA))
+    even = Gallery(circle(5) / np.linalg.norm(circle(5), axis=1, keepdims=True))
+    found = model.certify(torch.tensor([half, 0.0, 0.0]), CertifyIdentity(even, n=1000), seed=0)
+    assert found.label is None and found.radius == 0 and sum(found.counts) == 1000
+    assert found.guess in (0, 1)

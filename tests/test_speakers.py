@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import audiopure
 from audiopure import InputError, WeightsError, audio
+from audiopure.evaluation.certified import words
 from audiopure.nets.resemblyzer import LAYERS, SpeakerEncoder, load_resemblyzer, part_starts
 from audiopure.speakers import Identifier, enrolled
 from audiopure.systems import load_system
@@ -109,3 +112,18 @@ def test_a_system_of_enrolled_voices(tmp_path: Path, checkpoint: Path) -> None:
     assert system.labels == ("ada", "ben") and system.sample_rate == 16_000 and system.defended
     with pytest.raises(InputError, match="enrol=FOLDER"):
         load_system("resemblyzer")
+
+
+def test_enrolled_voices_are_certified_by_the_mean_embedding(tmp_path: Path, checkpoint: Path) -> None:
+    for name in ("ada", "ben", "cyd"):
+        (tmp_path / "voices" / name).mkdir(parents=True)
+        audio.write(tmp_path / "voices" / name / "a.wav", tone(300 * (ord(name[0]) - 96)), 16_000)
+    system = f"resemblyzer,enrol={tmp_path / 'voices'},path={checkpoint}"
+    settings: dict[str, Any] = {"n": 200, "limit": 3, "sigma": 1e-4, "certificate": "embedding"}
+    for spec in (system, f"small+{system}"):
+        record = audiopure.certify(spec, tmp_path / "voices", **settings)
+        assert [sum(clip.counts.values()) for clip in record.clips] == [200] * 3
+        assert "mean embedding" in " ".join(words.notes(record))
+    for wrong in ({"denoise": "as-is"}, {"object": "log-mel"}):
+        with pytest.raises(InputError, match="mean embedding is that of noisy waveforms"):
+            audiopure.certify(system, tmp_path / "voices", **{**settings, **wrong})

@@ -12,6 +12,7 @@ quantile that changes by at most 1 / sigma per unit of L2 (Salman et al. 2019; K
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -22,9 +23,12 @@ from scipy.special import ndtri
 from torch import Tensor, nn
 
 from audiopure.certification.bounds import Method, Sums, mean_lower, mean_upper
+from audiopure.certification.laws import Gaussian, Law
+from audiopure.certification.procedures import Ask, Certificate
 from audiopure.errors import InputError
+from audiopure.metrics import clopper_pearson_lower
 
-UNIT = 1e-3  # how far from 1 the length that an encoder gives may lie; it is made 1
+UNIT = 1e-2  # how far, in bfloat16 as well, from 1 the length that an encoder gives may lie; it is made 1
 ROUNDING = 1e-9  # of an inner product in double precision
 
 
@@ -107,17 +111,30 @@ class Gallery:
         Shape: (n, D) -> (n, S - 1), (S - 1,). Raises InputError for longer embeddings, or if a rival has the
         same centroid.
         """
-        c = self.centroids[speaker]
-        others = np.delete(self.centroids, speaker, axis=0)
-        apart = c - others
-        lengths = np.linalg.norm(apart, axis=1)
-        if lengths.min() == 0:
-            raise InputError("two speakers have the same centroid")
+        apart, lengths = self._apart(speaker)
         if not np.linalg.norm(embeddings, axis=1).max() <= 1 + ROUNDING:
             raise InputError("identification needs embeddings of length 1, as `embed` gives them")
         values = 0.5 + embeddings @ (apart / lengths[:, None]).T / 2
+        return np.clip(values, 0, 1), self.levels(speaker)
+
+    def levels(self, speaker: int) -> NDArray[np.float64]:
+        """What the mean of the values of `margins` must exceed. Shape: (S - 1,)."""
+        c, others = self.centroids[speaker], np.delete(self.centroids, speaker, axis=0)
         offset = (c @ c - np.square(others).sum(1)) / 2
-        return np.clip(values, 0, 1), 0.5 + offset / (2 * lengths)
+        return 0.5 + offset / (2 * self._apart(speaker)[1])
+
+    def votes(self, embeddings: NDArray[np.float64]) -> NDArray[np.int64]:
+        """How often each speaker's centroid is the nearest. Shape: (n, D) -> (S,)."""
+        nearest = [self.nearest(embedding) for embedding in embeddings]
+        return np.bincount(nearest, minlength=len(self.centroids))
+
+    def _apart(self, speaker: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """From each rival's centroid to the speaker's, and how far. Shape: (S - 1, D), (S - 1,)."""
+        apart = self.centroids[speaker] - np.delete(self.centroids, speaker, axis=0)
+        lengths = np.linalg.norm(apart, axis=1)
+        if lengths.min() == 0:
+            raise InputError("two speakers have the same centroid")
+        return apart, lengths
 
 
 def identify(
@@ -136,15 +153,72 @@ def identify(
     """
     speaker = gallery.nearest(pilot.mean(0))
     values, levels = gallery.margins(embeddings, speaker)
-    share = alpha / values.shape[1]
     sums = [Sums.of(column) for column in values.T]
-    radii = [
-        mean_radius(mean_lower(s, share, method), sigma, level) if level > 0 else math.inf
-        for s, level in zip(sums, levels.tolist(), strict=True)
-    ]
     closest = min(s.mean - level for s, level in zip(sums, levels.tolist(), strict=True))
-    radius = min(radii)
+    radius = radius_to_rivals(sums, levels.tolist(), sigma, alpha, method)
     return EmbeddingCertificate(speaker if radius > 0 else None, radius, closest, len(embeddings))
+
+
+def radius_to_rivals(
+    sums: Sequence[Sums], levels: Sequence[float], sigma: float, alpha: float, method: Method
+) -> float:
+    """The least L2 radius over all rivals, from the values and levels of `Gallery.margins`.
+
+    Bounded together with confidence 1 - alpha.
+    """
+    share = alpha / len(sums)
+    return min(
+        mean_radius(mean_lower(s, share, method), sigma, level) if level > 0 else math.inf
+        for s, level in zip(sums, levels, strict=True)
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class CertifyIdentity:
+    """Identification by the mean embedding as a procedure, like those of `procedures`, of a base that embeds.
+
+    Args:
+        gallery: the enrolled speakers, in the order of the labels.
+        n0: draws that select the speaker.
+        n: draws of the estimate.
+        alpha: chance that a certificate is wrong.
+
+    The certificate's counts are of the nearest centroid draw by draw, and p bounds their share by itself; the
+    radius is the mean's.
+    """
+
+    gallery: Gallery
+    n0: int = 100
+    n: int = 10_000
+    alpha: float = 0.001
+    method: Method = "bernstein"
+
+    @property
+    def most(self) -> int:
+        """Draws of one object."""
+        return self.n0 + self.n
+
+    def __call__(self, ask: Ask, law: Law) -> Certificate:
+        if not isinstance(law, Gaussian):
+            raise InputError("a certificate of mean embeddings needs Gaussian noise")
+        if self.n0 < 1 or self.n < 2:
+            raise InputError(f"a certificate of a mean needs draws, got n0={self.n0} and n={self.n}")
+        total = ask.sum("select", 0, self.n0, lambda found: torch.from_numpy(unit(found).sum(0)))
+        speaker, others = self.gallery.nearest(total / self.n0), len(self.gallery.centroids) - 1
+
+        def tallied(found: Tensor) -> Tensor:
+            embeddings = unit(found)
+            values, _ = self.gallery.margins(embeddings, speaker)
+            parts = values.sum(0), np.square(values).sum(0), self.gallery.votes(embeddings)
+            return torch.from_numpy(np.concatenate(parts))
+
+        sums, squares, votes = np.split(ask.sum("estimate", 0, self.n, tallied), [others, 2 * others])
+        known = [Sums(self.n, *pair) for pair in zip(sums.tolist(), squares.tolist(), strict=True)]
+        levels = self.gallery.levels(speaker).tolist()
+        radius = radius_to_rivals(known, levels, law.sigma, self.alpha, self.method)
+        counts = tuple(int(k) for k in votes)
+        p = clopper_pearson_lower(counts[speaker], self.n, self.alpha)
+        return Certificate(speaker if radius > 0 else None, radius, p, 1 - p, speaker, counts, self.n)
 
 
 def embed(encoder: nn.Module, noisy: Tensor) -> NDArray[np.float64]:
@@ -153,7 +227,12 @@ def embed(encoder: nn.Module, noisy: Tensor) -> NDArray[np.float64]:
     Raises InputError for an encoder that does not give them length 1, but for rounding in its own precision.
     """
     with torch.inference_mode():
-        found = encoder(noisy).double().cpu().numpy()
+        return unit(encoder(noisy))
+
+
+def unit(embeddings: Tensor) -> NDArray[np.float64]:
+    """Made as long as 1 in double precision. Shape: (n, D) -> (n, D). InputError if they were not."""
+    found = embeddings.double().cpu().numpy()
     lengths = np.linalg.norm(found, axis=-1, keepdims=True)
     if found.ndim != 2 or not np.abs(lengths - 1).max() <= UNIT:
         raise InputError("a speaker encoder must return one embedding of length 1 for each waveform")

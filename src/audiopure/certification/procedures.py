@@ -58,6 +58,17 @@ class Certificate(NamedTuple):
     n: int
 
 
+class Procedure(Protocol):
+    """A way to certify."""
+
+    @property
+    def most(self) -> int:
+        """Draws of one object, at most."""
+        ...
+
+    def __call__(self, ask: Ask, law: Law) -> Certificate: ...
+
+
 @dataclass(frozen=True)
 class Certify:
     """CERTIFY: select a label on n0 draws, bound its share on fresh ones.

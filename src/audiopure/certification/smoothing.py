@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from audiopure.certification.before import Contraction, check
 from audiopure.certification.draws import CHUNK, Draws, Purpose
 from audiopure.certification.laws import Law
-from audiopure.certification.procedures import Array, Certificate, Certify, CertifyScores, Predict, Statistic
+from audiopure.certification.procedures import Array, Certificate, Certify, Predict, Procedure, Statistic
 from audiopure.certification.representations import Representation, Waveform
 from audiopure.defended import takes
 from audiopure.errors import InputError
@@ -145,7 +145,7 @@ class Smoothed:
         return Sampler(self.base, self.law, self.object(waveform), seed, item, Rows(rows))
 
     def certify(
-        self, waveform: Tensor, how: Certify | CertifyScores | None = None, *, seed: int, item: int = 0
+        self, waveform: Tensor, how: Procedure | None = None, *, seed: int, item: int = 0
     ) -> Certificate:
         """A certificate for one clip; its chance to be wrong is over `seed`, which nobody may choose for it.
 

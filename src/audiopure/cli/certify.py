@@ -43,7 +43,9 @@ def certify(
     before: Annotated[
         str, typer.Option(help="Steps before the noise, as clip,gain=0.5; others void a certificate.")
     ] = "",
-    certificate: Annotated[str, typer.Option(help="cohen, pair, kl, renyi or hockey-stick.")] = "cohen",
+    certificate: Annotated[
+        str, typer.Option(help="cohen, pair, kl, renyi, hockey-stick or embedding.")
+    ] = "cohen",
     n0: Annotated[int, typer.Option(min=1, help="Draws that select the answer.")] = 100,
     n: Annotated[int, typer.Option(min=1, help="Draws that bound its share, at most.")] = 10_000,
     alpha: Annotated[float, typer.Option(help="Chance that a clip's certificate is wrong.")] = 0.001,

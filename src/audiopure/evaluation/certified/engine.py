@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from audiopure.certification.laws import Shaped
-from audiopure.certification.procedures import Ask, Certificate
+from audiopure.certification.procedures import Ask, Certificate, Procedure
 from audiopure.certification.smoothing import Rows, Sampler, Smoothed
 from audiopure.certification.units import meaning
 from audiopure.errors import InputError
@@ -69,6 +69,7 @@ class Certification:
     system: System
     clips: Clips
     model: Smoothed
+    procedure: Procedure
     device: torch.device
 
     @classmethod
@@ -95,7 +96,7 @@ class Certification:
         if settings.shard is not None and settings.shard[0] > len(clips.targets):
             number, count = settings.shard
             raise InputError(f"shard {number}/{count}: there are {len(clips.targets)} clips.")
-        found = smoothed(settings, system)
+        found, procedure = smoothed(settings, system), settings.procedure(system.undefended)
         device = torch.device(settings.device)
         for part in (found.base, system.undefended):
             part.to(device)
@@ -113,7 +114,7 @@ class Certification:
             norm=found.law.norm,
             clips=planned_clips(clips),
         )
-        return cls(folder, plan, system, clips, found, device)
+        return cls(folder, plan, system, clips, found, procedure, device)
 
     @property
     def settings(self) -> CertifySettings:
@@ -170,7 +171,7 @@ class Certification:
     @property
     def most(self) -> int:
         """Draws of a clip, at most."""
-        return self.settings.procedure.most
+        return self.procedure.most
 
     @cached_property
     def rows(self) -> Rows:
@@ -219,7 +220,7 @@ class Certification:
         )
 
     def _found(self, ask: Ask) -> Certificate:
-        found = self.settings.procedure(ask, self.model.law)
+        found = self.procedure(ask, self.model.law)
         if len(found.counts) != len(self.system.labels):
             raise InputError(
                 f"the model gives {len(found.counts)} scores and names {len(self.system.labels)} labels."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 
 from audiopure.certification import before
 from audiopure.certification.bases import LocalSmoothing, MultiStep, OneShot, Plain
+from audiopure.certification.embeddings import CertifyIdentity, Gallery
 from audiopure.certification.laws import Gaussian, Laplace, Law, Response, Shaped
-from audiopure.certification.procedures import Certify, CertifyScores
+from audiopure.certification.procedures import Certify, CertifyScores, Procedure
 from audiopure.certification.representations import Hears, representation
 from audiopure.certification.scores import CHOICES
 from audiopure.certification.smoothing import Smoothed
@@ -24,6 +26,7 @@ from audiopure.diffusion.denoiser import Denoiser
 from audiopure.errors import InputError
 from audiopure.noise import NoiseSource
 from audiopure.purifier import Purifier
+from audiopure.speakers import Identifier
 from audiopure.systems import System
 from audiopure.typed import validated
 
@@ -44,8 +47,8 @@ class CertifySettings(BaseModel):
         steps, votes: of "multi-step"; of "local" `votes` are its versions.
         local: standard deviation of the noise of "local".
         before: steps before the noise, see `certification.before`.
-        certificate: "cohen", "pair" (bounds every label's share), or of mean probabilities "kl", "renyi" or
-            "hockey-stick".
+        certificate: "cohen", "pair" (bounds every label's share), of mean probabilities "kl", "renyi" or
+            "hockey-stick", or of mean embeddings "embedding", for enrolled speakers.
         n0, n, alpha, tolerance: see `certification.procedures.Certify`.
         precision: "bf16" runs the base classifier in bfloat16: then that is what is certified.
         shard: (i, n), the i-th of n parts of the clips.
@@ -66,7 +69,7 @@ class CertifySettings(BaseModel):
     votes: int = Field(default=10, ge=1)
     local: float = Field(default=0.02, gt=0)
     before: str = ""
-    certificate: Literal["cohen", "pair", "kl", "renyi", "hockey-stick"] = "cohen"
+    certificate: Literal["cohen", "pair", "kl", "renyi", "hockey-stick", "embedding"] = "cohen"
     n0: int = Field(default=100, ge=1)
     n: int = Field(default=10_000, ge=1)
     alpha: float = Field(default=0.001, gt=0, lt=1)
@@ -105,11 +108,14 @@ class CertifySettings(BaseModel):
         fields = type(self).model_fields
         return {k: v for k, v in self if k != "system" and v != fields[k].default}
 
-    @property
-    def procedure(self) -> Certify | CertifyScores:
+    def procedure(self, recogniser: nn.Module) -> Procedure:
+        """How a recogniser is certified; InputError where settings contradict each other."""
+        if self.tolerance is not None and self.certificate not in ("cohen", "pair"):
+            raise InputError("tolerance: only certificates of votes (cohen, pair) can stop early.")
+        if self.certificate == EMBEDDING:
+            gallery = Gallery(_identifier(recogniser).centroids.double().cpu().numpy())
+            return CertifyIdentity(gallery, self.n0, self.n, self.alpha)
         if self.certificate in CHOICES:
-            if self.tolerance is not None:
-                raise InputError("tolerance: certificates of mean probabilities cannot stop early.")
             return CertifyScores(self.certificate, self.n0, self.n, self.alpha)
         return Certify(self.n0, self.n, self.alpha, self.tolerance, pair=self.certificate == "pair")
 
@@ -130,13 +136,21 @@ def smoothed(settings: CertifySettings, system: System) -> Smoothed:
     Raises InputError for settings that do not fit the system.
     """
     law = settings.law(system.sample_rate)
+    if settings.certificate == EMBEDDING:
+        encoder = _identifier(system.undefended).encoder
+        if settings.object != "waveform" or "as-is" in (settings.denoise, _usual(system)):
+            raise InputError(
+                "a mean embedding is that of noisy waveforms, with a purifier before it or none."
+            )
+        model = system.model if system.defended else encoder
+        system = dataclasses.replace(system, model=model, undefended=encoder)
     if settings.object == "waveform":
         name = settings.denoise or _usual(system)
         if name not in BASES:
             raise InputError(f"there is no way '{name}' to denoise; there are: {', '.join(BASES)}.")
-        if name in VOTES and settings.certificate in CHOICES:
+        if name in VOTES and settings.certificate not in ("cohen", "pair"):
             raise InputError(
-                f"{name} counts votes, which are no probabilities to average: certify it with cohen or pair."
+                f"{name} counts votes, of which there is nothing to average: certify it with cohen or pair."
             )
         base = BASES[name](settings, system)
     else:
@@ -161,6 +175,14 @@ class Reduced(nn.Module):
             takes_noise = not isinstance(self.base, Hears)
             scores = self.base(noisy, noise=noise) if takes_noise else self.base(noisy)
         return scores.float()
+
+
+def _identifier(recogniser: nn.Module) -> Identifier:
+    if not isinstance(recogniser, Identifier):
+        raise InputError(
+            "the certificate of mean embeddings is for enrolled speakers: resemblyzer,enrol=FOLDER."
+        )
+    return recogniser
 
 
 def _usual(system: System) -> str:
@@ -209,6 +231,7 @@ def _local(settings: CertifySettings, system: System) -> LocalSmoothing:
     return LocalSmoothing(_one_shot(settings, system), count=settings.votes, local=settings.local)
 
 
+EMBEDDING = "embedding"
 VOTES = ("multi-step", "local")  # whose scores are votes, not logits
 
 # what follows the noise; a new way is one function and one line here

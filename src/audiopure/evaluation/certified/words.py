@@ -83,6 +83,7 @@ def notes(record: Certificates) -> list[str]:
         "pair": "bounds of every label",
         "kl": "KL",
         "renyi": "Rényi",
+        "embedding": "mean embedding",
     }
     selected = f"{s['n0']} draws select" + (
         ", as many choose the bound" if s["certificate"] in CHOICES else ""
