@@ -59,12 +59,12 @@ def test_objects_of_a_recogniser_are_named_in_the_record(name: str) -> None:
 
 def test_noise_of_a_shape_certifies_more_where_it_is_strong() -> None:
     both = [
-        audiopure.certify("digits", noise="shaped", shape=shape, sigma=0.05, n=300, limit=3)
+        audiopure.certify("digits", noise="shaped", shape=shape, sigma=0.05, n=200, limit=2)
         for shape in ("0:0,8000:0", "0:0,3000:0,6000:-20,8000:-20")
     ]
     level, falling = both
     assert falling.norm == "|H^-1 delta|, L2" and "0:0,3000:0,6000:-20" in " ".join(words.notes(falling))
-    white = audiopure.certify("digits", sigma=0.05, n=300, limit=3)
+    white = audiopure.certify("digits", sigma=0.05, n=200, limit=2)
     assert any(clip.radius > 0 for clip in falling.clips)
     for flat, plain in zip(level.clips, white.clips, strict=True):
         assert flat.radius == plain.radius == pytest.approx(flat.implied.get("L2"))
@@ -74,7 +74,7 @@ def test_noise_of_a_shape_certifies_more_where_it_is_strong() -> None:
     for clip in falling.clips:
         if clip.explained is not None:
             assert clip.implied["L2"] < clip.radius / 5
-            wave = load_clips(None, load_system("digits").undefended, 3, 0)
+            wave = load_clips(None, load_system("digits").undefended, 2, 0)
             energy = octave_levels(wave.waveforms[wave.ids.index(clip.id)], 16_000)
             reach = {hz: energy[hz] / 10 ** (db / 20) for hz, db in clip.explained.octaves.items()}
             assert reach[500] == pytest.approx(reach[1000])

@@ -119,10 +119,10 @@ def test_enrolled_voices_are_certified_by_the_mean_embedding(tmp_path: Path, che
         (tmp_path / "voices" / name).mkdir(parents=True)
         audio.write(tmp_path / "voices" / name / "a.wav", tone(300 * (ord(name[0]) - 96)), 16_000)
     system = f"resemblyzer,enrol={tmp_path / 'voices'},path={checkpoint}"
-    settings: dict[str, Any] = {"n": 200, "limit": 3, "sigma": 1e-4, "certificate": "embedding"}
+    settings: dict[str, Any] = {"n": 60, "limit": 2, "sigma": 1e-4, "certificate": "embedding"}
     for spec in (system, f"small+{system}"):
         record = audiopure.certify(spec, tmp_path / "voices", **settings)
-        assert [sum(clip.counts.values()) for clip in record.clips] == [200] * 3
+        assert [sum(clip.counts.values()) for clip in record.clips] == [60] * 2
         assert "mean embedding" in " ".join(words.notes(record))
     for wrong in ({"denoise": "as-is"}, {"object": "log-mel"}):
         with pytest.raises(InputError, match="mean embedding is that of noisy waveforms"):

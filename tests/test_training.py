@@ -64,13 +64,6 @@ background = "sc09"
 linf = 0.002
 l2 = 0.253
 """,
-    "smoothed": SHARED
-    + """
-seconds = 0.5
-network = "m5"
-denoiser = "small"
-background = "sc09"
-""",
     "stability": SHARED
     + """
 seconds = 0.5
@@ -122,7 +115,7 @@ def finish(worker: subprocess.Popen[str]) -> list[int]:
     return [int(line) for line in out.split()]
 
 
-@pytest.mark.parametrize("recipe", sorted(CONFIGS))
+@pytest.mark.parametrize("recipe", ["adversarial", "denoiser"])  # of the others see test_training_resume
 def test_killed_and_resumed_is_uninterrupted(recipe: str, folder: Path) -> None:
     """SIGKILL at random moments; weights, log and card come out bit for bit as in one go."""
     whole, killed = f"{recipe}-whole", f"{recipe}-killed"

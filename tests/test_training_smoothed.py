@@ -116,9 +116,8 @@ def test_training_for_certificates_moves_clips_against_the_answer_as_far_as_it_m
     sign = torch.tensor([-1.0, 1.0]).repeat(2)
     worst = wave + (0.5 * sigma * sign)[:, None] * weight / weight.norm()
     torch.testing.assert_close(seen[-1], worst)
-    assert loss.item() == pytest.approx(
-        float(nn.functional.cross_entropy(model(worst), targets.repeat(2, 1)))
-    )
+    expected = nn.functional.cross_entropy(model(worst), targets.repeat(2, 1))
+    assert loss.item() == pytest.approx(expected.item())
     loss.backward()
     assert model.weight.grad is not None
     still = smoothed(root, consistency=0.0, entropy=0.0).loss(model, (wave, sigma, targets))
@@ -137,6 +136,17 @@ def test_the_attack_of_training_sees_through_the_denoiser(root: Path) -> None:
         model, (wave + white.repeat(2, 1), sigma, targets)
     )
     assert moved.item() > 1.01 * max(still.item(), random.item())
+
+
+def test_validation_judges_moved_clips_too_where_training_moves_them(root: Path) -> None:
+    model = audiopure.load_recogniser().requires_grad_()
+    plain, attacked = (smoothed(root, attack=steps).validate(model) for steps in (0, 1))
+    levels = [name for name in plain if name.startswith("accuracy")]
+    assert [plain[name] for name in levels] == [attacked[name] for name in levels] and len(levels) == 4
+    moved = [attacked[name.replace("accuracy", "moved")] for name in levels]
+    assert sum(moved) < sum(plain[name] for name in levels) and attacked["loss"] > plain["loss"]
+    assert attacked["score"] == pytest.approx((sum(moved) + sum(plain[name] for name in levels)) / 8)
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_gains_lie_where_the_settings_say(root: Path) -> None:

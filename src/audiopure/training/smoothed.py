@@ -8,6 +8,7 @@ differ between them are penalised (Jeong & Shin 2020), as a certificate lives on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,8 @@ class SmoothedRecipe(RecogniserRecipe):
             if config.precision == "bf16" and hasattr(self.denoiser, "body_to"):
                 self.denoiser.body_to(torch.bfloat16)  # type: ignore[operator]
         self.keep_held_out(noisy.HELD_OUT)
-        self.noisy = noisy.versions(self.held_out, config.seed)
+        count = 2 if config.attack else 1
+        self.noisy = [noisy.versions(self.held_out, config.seed + number) for number in range(count)]
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """Two noisy versions of each clip (2 B, T), their sigma (2 B,) and soft targets (B, labels)."""
@@ -82,18 +84,31 @@ class SmoothedRecipe(RecogniserRecipe):
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Accuracy at levels of noise; the loss is the mean cross-entropy there."""
-        device = next(model.parameters()).device
+        """Accuracy at levels of noise, all of which count for the score; the loss is the cross-entropy there.
+
+        With `attack` also accuracy of clips that were moved, and the loss is theirs.
+        """
         found, losses = {}, []
-        for level, clips in zip(noisy.LEVELS, self.noisy, strict=True):
-            answers = []
-            for part in clips.split(64):
-                sigma = torch.full((len(part),), level, device=device)
-                answers.append(model(self._heard(part.to(device), sigma)).float().cpu())
-            logits = torch.cat(answers)
-            found[f"accuracy_{level:g}"] = (logits.argmax(1) == self.targets).float().mean().item()
+        for level, *versions in zip(noisy.LEVELS, *self.noisy, strict=True):
+            heard = {"accuracy": versions[:1]} | ({"moved": versions} if self.config.attack else {})
+            for name, given in heard.items():
+                logits = self._logits(model, level, given)
+                found[f"{name}_{level:g}"] = (logits.argmax(1) == self.targets).float().mean().item()
             losses.append(nn.functional.cross_entropy(logits, self.targets).item())
         return {"score": sum(found.values()) / len(found), "loss": sum(losses) / len(losses), **found}
+
+    def _logits(self, model: nn.Module, level: float, versions: Sequence[Tensor]) -> Tensor:
+        """Of the first of held-out clips' noisy versions; of two, both are moved first."""
+        device, answers = next(model.parameters()).device, []
+        for targets, *parts in zip(self.targets.split(64), *(v.split(64) for v in versions), strict=True):
+            wave = torch.cat(parts).to(device)
+            sigma = torch.full((len(wave),), level, device=device)
+            if len(parts) > 1:
+                goal = nn.functional.one_hot(targets, len(self.labels)).float().to(device)
+                wave = self._moved(model, wave, sigma, goal)
+            first = slice(len(targets))
+            answers.append(model(self._heard(wave[first], sigma[first])).float().cpu())
+        return torch.cat(answers)
 
     def _heard(self, wave: Tensor, sigma: Tensor) -> Tensor:
         if self.denoiser is None:
