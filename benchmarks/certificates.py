@@ -21,9 +21,9 @@ from audiopure.evaluation.reproduce.jobs import Job
 MULTI_STEP = (0.1, 0.25, 0.5)
 MANY = 0.25  # where there are more draws, and other certificates of the same draws
 OBJECTS = {
-    "spectrogram": (0.1, 0.5, 1.0, 4.0),
-    "filterbank": (0.01, 0.05, 0.25, 1.0),
-    "log-mel": (1.0, 4.0, 8.0),
+    "spectrogram": (0.5, 1.0, 4.0),
+    "filterbank": (0.05, 0.25, 1.0),
+    "log-mel": (4.0, 8.0),
 }
 LAPLACE = (0.05, 0.25)
 SHAPED, SHAPE = 0.1, "0:0,2000:0,4000:12,8000:12"  # more noise where speech has less
@@ -33,13 +33,13 @@ def jobs(weights: Path) -> Iterator[Job]:
     """What the README needs first."""
     yield from certified_jobs(weights, EVERY_SIGMA)
     fine = METHODS["fine-tuned"][1]
-    yield certification(f"many-draws-{MANY:g}", fine, MANY, 20, 100_000, *EARLY)
+    yield certification(f"many-draws-{MANY:g}", fine, MANY, 10, 100_000, *EARLY)
     for sigma in MULTI_STEP:
         words = ("--denoise", "multi-step", "--steps", "3", "--votes", "5")
         yield certification(f"multi-step-{sigma:g}", fine, sigma, 20, 1000, *words)
         yield certification(f"one-shot-beside-{sigma:g}", fine, sigma, 20, 1000)
     for kind in ("cohen", "pair", "kl", "renyi", "hockey-stick"):
-        yield certification(f"{kind}-{MANY:g}", fine, MANY, 20, 10_000, "--certificate", kind)
+        yield certification(f"{kind}-{MANY:g}", fine, MANY, 20, 5_000, "--certificate", kind)
     for sigma in LAPLACE:
         yield certification(f"laplace-{sigma:g}", fine, sigma, 50, 10_000, "--noise", "laplace", *EARLY)
     words = ("--noise", "shaped", "--shape", SHAPE)
