@@ -137,9 +137,9 @@ def shapes(_: object) -> str:
             found = [e for e in told if e is not None]
             shape = rec.settings.get("shape") or "white"
             cells = [f"{rec.settings['sigma']:g}", str(len(kept)), _percent(c.right for c in clips)]
-            levels = (
-                [f"{words.median([e.octaves[hz] for e in found]):.1f}" for hz in OCTAVES] if found else []
-            )
+            levels = [
+                f"{words.median([e.octaves[hz] for e in found]):.1f}" if found else "" for hz in OCTAVES
+            ]
             body.append([shape, *cells, *levels])
     heads = ["noise, Hz:dB", "sigma", "clips", "right, %", *(f"{hz} Hz, dB" for hz in OCTAVES)]
     return table(heads, body) if body else "Not run yet."

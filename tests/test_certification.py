@@ -159,7 +159,9 @@ def test_what_may_come_before_the_noise_depends_on_the_norm_of_its_law() -> None
     model, law = half_space(8), Shaped(SIGMA, lambda samples: np.linspace(0.2, 3.0, samples // 2 + 1))
     halved = Smoothed(model, law, before=(Attenuate(0.5),))
     assert halved.certify(2 * at_margin(model, 0.5), Certify(n=500), seed=0).radius > 0
-    with pytest.raises(InputError, match=r"Clip is not known to be 1-Lipschitz in the .* \(\|H\^-1 delta"):
+    with pytest.raises(
+        InputError, match=r"Clip is not known to be 1-Lipschitz in the .* \(L2 of H\^-1 delta"
+    ):
         Smoothed(model, law, before=(Clip(),))
     for other in (Gaussian(SIGMA), Laplace(SIGMA)):
         Smoothed(model, other, before=(Clip(), Attenuate(0.5)))

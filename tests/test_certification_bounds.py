@@ -200,7 +200,7 @@ def test_shaped_noise_certifies_its_ellipsoid() -> None:
 @given(
     st.integers(2, 300),
     st.lists(
-        st.tuples(st.integers(0, 8000), st.floats(-60, 60, allow_subnormal=False)),
+        st.tuples(st.integers(0, 8000), st.floats(-50, 50, allow_subnormal=False)),
         min_size=2,
         max_size=6,
         unique_by=lambda point: point[0],
@@ -216,6 +216,33 @@ def test_a_filter_leaves_noise_its_power_and_follows_its_shape(
     bins = np.fft.rfftfreq(samples, 1 / 16_000)
     wanted = np.interp(bins, *np.transpose(sorted(points)))
     np.testing.assert_allclose(np.diff(20 * np.log10(gains)), np.diff(wanted), atol=1e-6)
+
+
+def test_what_is_within_the_ellipsoid_is_as_large_as_is_said() -> None:
+    law = Shaped(0.3, Response.of("0:0,2000:0,4000:30,8000:30", 16_000))
+    t = torch.arange(1600, dtype=torch.float64) / 16_000
+    for hz, limit in ((6000, law.largest(0.5, 1600)), (500, law.implied(0.5, 1600)["L2"])):
+        tone = torch.sin(2 * math.pi * hz * t)
+        assert law.size(limit * tone / tone.norm()) == pytest.approx(0.5)
+    for plain, order in ((Gaussian(0.3), 2.0), (Laplace(0.3), 1.0)):
+        change = torch.randn(1600, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        assert plain.size(change) == pytest.approx(float(change.norm(p=order)))
+        spike = torch.zeros(1600, dtype=torch.float64)
+        spike[3] = plain.largest(0.5, 1600)
+        assert plain.size(spike) == pytest.approx(0.5) and plain.band(0.5, 0, 1, 1600, 1) > 0
+
+
+def test_filters_wider_than_the_noise_can_be_drawn_are_refused() -> None:
+    for points in ("0:0,8000:-101", "0:-4000,8000:4000"):
+        with pytest.raises(InputError, match="spans at most 100 dB"):
+            Response.of(points, 16_000)
+    with pytest.raises(InputError, match="span at most 100 dB"):
+        Shaped(1.0, lambda samples: np.geomspace(1, 1e6, samples // 2 + 1)).gains(64)
+    for shift in (-4000, 4000):  # which scaling takes back
+        law = Shaped(1.0, Response.of(f"0:{shift},8000:{shift + 100}", 16_000))
+        white = torch.randn(500, 1600, generator=torch.Generator().manual_seed(0))
+        ratio = torch.fft.rfft(law.noise(white)).abs().square().mean(0).double().sqrt() / 40
+        np.testing.assert_allclose(ratio.numpy(), law.gains(1600), rtol=0.25)
 
 
 @pytest.mark.parametrize(

@@ -84,9 +84,8 @@ def test_identification_is_certified_against_every_rival_of_any_length() -> None
 
 
 def test_equal_lengths_need_no_offset_and_unequal_ones_do() -> None:
-    embeddings = noisy(0.0, 10, 0)
-    equal = Gallery(np.eye(2)).margins(embeddings, 0)[1]
-    longer = Gallery(np.diag([2.0, 1.0])).margins(embeddings, 0)[1]
+    equal = Gallery(np.eye(2)).levels(0)
+    longer = Gallery(np.diag([2.0, 1.0])).levels(0)
     assert equal[0] == 0.5 and longer[0] == pytest.approx(0.5 + 1.5 / (2 * math.sqrt(5)))
 
 
@@ -120,7 +119,10 @@ def test_what_is_no_embedding_is_refused() -> None:
     with pytest.raises(InputError, match="two speakers"):
         Gallery(np.ones((1, 2)))
     with pytest.raises(InputError, match="same centroid"):
-        Gallery(np.ones((2, 2))).margins(np.ones((1, 2)), 0)
+        Gallery(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))
+    for ask in (Gallery(np.eye(2)).nearest, lambda found: Gallery(np.eye(2)).margins(found[None], 0)):
+        with pytest.raises(InputError, match="3 dimensions and the centroids 2"):
+            ask(np.array([1.0, 0.0, 0.0]))
     with pytest.raises(InputError, match="between -1 and 1"):
         verify(np.zeros(3), 1.0, 1.0)
     with pytest.raises(InputError, match="cosines"):

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 import audiopure
 from audiopure import InputError
+from audiopure.certification.laws import Response, Shaped
 from audiopure.certification.representations import Magnitude
-from audiopure.certification.units import meaning, octave_levels
+from audiopure.certification.units import audibility, meaning, octave_levels
 from audiopure.evaluation.certified import run, tallies, words
 from audiopure.evaluation.certified.record import Certificates, curve
 from audiopure.evaluation.certified.report import render
@@ -63,7 +64,7 @@ def test_noise_of_a_shape_certifies_more_where_it_is_strong() -> None:
         for shape in ("0:0,8000:0", "0:0,3000:0,6000:-20,8000:-20")
     ]
     level, falling = both
-    assert falling.norm == "|H^-1 delta|, L2" and "0:0,3000:0,6000:-20" in " ".join(words.notes(falling))
+    assert falling.norm == "L2 of H^-1 delta" and "0:0,3000:0,6000:-20" in " ".join(words.notes(falling))
     white = audiopure.certify("digits", sigma=0.05, n=200, limit=2)
     assert any(clip.radius > 0 for clip in falling.clips)
     for flat, plain in zip(level.clips, white.clips, strict=True):
@@ -71,11 +72,24 @@ def test_noise_of_a_shape_certifies_more_where_it_is_strong() -> None:
         assert (flat.explained is None) == (plain.explained is None)
         if flat.explained is not None and plain.explained is not None:
             assert flat.explained.octaves == pytest.approx(plain.explained.octaves)
+    gains = Shaped(0.05, Response.of("0:0,3000:0,6000:-20,8000:-20", 16_000)).gains(16_000)
+    clips = load_clips(None, load_system("digits").undefended, 2, 0)
+    verdict = " ".join(words.verdict(falling))
+    assert "of some shapes louder ones" in verdict and "whatever their shape" in " ".join(
+        words.verdict(white)
+    )
     for clip in falling.clips:
         if clip.explained is not None:
             assert clip.implied["L2"] < clip.radius / 5
-            wave = load_clips(None, load_system("digits").undefended, 2, 0)
-            energy = octave_levels(wave.waveforms[wave.ids.index(clip.id)], 16_000)
+            # one is about the largest certified change, the other about changes of any shape
+            mask = audibility(clips.waveforms[clips.ids.index(clip.id)], 16_000)
+            assert mask is not None
+            for told, size, limit in (
+                (clip.explained.noticeable, clip.radius * gains.max(), mask.smallest),
+                (clip.explained.inaudible, clip.implied["L2"], mask.largest),
+            ):
+                assert told == pytest.approx(20 * math.log10(size / limit))
+            energy = octave_levels(clips.waveforms[clips.ids.index(clip.id)], 16_000)
             reach = {hz: energy[hz] / 10 ** (db / 20) for hz, db in clip.explained.octaves.items()}
             assert reach[500] == pytest.approx(reach[1000])
             assert reach[500] > clip.radius > 5 * reach[8000]

@@ -54,6 +54,7 @@ def test_methods_are_told_apart_and_unlike_ones_refused(record: Certificates) ->
     for change, what in (
         ({"clips": one.clips[:3]}, "set of clips"),
         ({"norm": "L1"}, "norm"),
+        ({"settings": {**other.settings, "shape": "0:0,8000:-6"}}, "filter"),
         ({"object": "log-mel"}, "object"),
         ({"confidence": 0.9}, "confidence"),
     ):

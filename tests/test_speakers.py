@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 import audiopure
 from audiopure import InputError, WeightsError, audio
+from audiopure.certification.bases import OneShot, Plain
 from audiopure.evaluation.certified import words
+from audiopure.evaluation.certified.settings import CertifySettings, smoothed
 from audiopure.nets.resemblyzer import LAYERS, SpeakerEncoder, load_resemblyzer, part_starts
 from audiopure.speakers import Identifier, enrolled
 from audiopure.systems import load_system
@@ -114,16 +116,43 @@ def test_a_system_of_enrolled_voices(tmp_path: Path, checkpoint: Path) -> None:
         load_system("resemblyzer")
 
 
-def test_enrolled_voices_are_certified_by_the_mean_embedding(tmp_path: Path, checkpoint: Path) -> None:
-    for name in ("ada", "ben", "cyd"):
+@pytest.fixture
+def voices(tmp_path: Path) -> Path:
+    for name, hz in (("ada", 300), ("ben", 1200), ("cyd", 2400)):
         (tmp_path / "voices" / name).mkdir(parents=True)
-        audio.write(tmp_path / "voices" / name / "a.wav", tone(300 * (ord(name[0]) - 96)), 16_000)
-    system = f"resemblyzer,enrol={tmp_path / 'voices'},path={checkpoint}"
-    settings: dict[str, Any] = {"n": 60, "limit": 2, "sigma": 1e-4, "certificate": "embedding"}
-    for spec in (system, f"small+{system}"):
-        record = audiopure.certify(spec, tmp_path / "voices", **settings)
-        assert [sum(clip.counts.values()) for clip in record.clips] == [60] * 2
-        assert "mean embedding" in " ".join(words.notes(record))
-    for wrong in ({"denoise": "as-is"}, {"object": "log-mel"}):
-        with pytest.raises(InputError, match="mean embedding is that of noisy waveforms"):
-            audiopure.certify(system, tmp_path / "voices", **{**settings, **wrong})
+        audio.write(tmp_path / "voices" / name / "a.wav", tone(hz), 16_000)
+    return tmp_path / "voices"
+
+
+def test_enrolled_voices_are_certified_by_the_mean_embedding(voices: Path) -> None:
+    settings: dict[str, Any] = {"n": 2000, "sigma": 0.01, "certificate": "embedding"}
+    for precision in ("fp32", "bf16"):
+        record = audiopure.certify(enrolled(Pitch(), voices), voices, precision=precision, **settings)
+        assert [clip.answer for clip in record.clips] == [clip.label for clip in record.clips]
+        assert all(0 < clip.radius < 0.1 and sum(clip.counts.values()) == 2000 for clip in record.clips)
+    assert "mean embedding" in " ".join(words.notes(record))
+
+
+def test_the_mean_embedding_is_that_of_what_the_purifier_leaves(voices: Path, checkpoint: Path) -> None:
+    system = load_system(f"small+resemblyzer,enrol={voices},path={checkpoint}")
+    settings = CertifySettings(system=system.spec, certificate="embedding")
+    base = smoothed(settings, system).base
+    assert isinstance(base, OneShot) and base.recogniser is system.undefended.encoder
+    alone = smoothed(settings.model_copy(update={"denoise": "none"}), system).base
+    assert isinstance(alone, Plain) and alone.recogniser is system.undefended.encoder
+
+
+def test_where_there_is_no_mean_embedding_to_certify_nothing_is_begun(
+    voices: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    system = f"resemblyzer,enrol={voices},path={checkpoint}"
+    for wrong, message in (
+        ({"denoise": "as-is"}, "mean embedding is that of noisy waveforms"),
+        ({"object": "log-mel"}, "mean embedding is that of noisy waveforms"),
+        ({"noise": "laplace"}, "needs Gaussian noise"),
+        ({"n": 1}, "needs draws"),
+    ):
+        with pytest.raises(InputError, match=message):
+            given: dict[str, Any] = {"certificate": "embedding", "n": 50, **wrong}
+            audiopure.certify(system, voices, output=tmp_path / "out", **given)
+        assert not (tmp_path / "out").exists()

@@ -40,6 +40,7 @@ CONFIGS = {
     "adversarial jacobian": WORDS + 'method = "jacobian"\n',
     "adversarial yopo": CLIPS + 'method = "yopo"\ninner = 2\ncheap = 2\ninitial = "digits"\n',
     "smoothed": WORDS,
+    "smoothed attack": WORDS + 'denoiser = "small"\nattack = 1\n',
     "stability": CLIPS,
     "enhancer": CLIPS + "[tasnet]\n" + TASNET,
     "enhancer attack": CLIPS + 'added = "attack"\ninner = 1\n[tasnet]\n' + TASNET,

@@ -149,6 +149,12 @@ def test_validation_judges_moved_clips_too_where_training_moves_them(root: Path)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("gain", [(5, -5), (float("inf"), 0), (0, 1e5), (float("nan"), 0)])
+def test_gains_that_cannot_be_are_refused(root: Path, gain: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="gain"):
+        smoothed(root, gain=gain)
+
+
 def test_gains_lie_where_the_settings_say(root: Path) -> None:
     even, louder = (
         smoothed(root, background=None, gain=gain, least=1e-4, most=1e-4, noise=3e-4)

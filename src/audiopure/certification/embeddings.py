@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from audiopure.certification.bounds import Method, Sums, mean_lower, mean_upper
 from audiopure.certification.laws import Gaussian, Law
-from audiopure.certification.procedures import Ask, Certificate
+from audiopure.certification.procedures import Ask, Certificate, check_draws
 from audiopure.errors import InputError
 from audiopure.metrics import clopper_pearson_lower
 
-UNIT = 1e-2  # how far, in bfloat16 as well, from 1 the length that an encoder gives may lie; it is made 1
+UNIT = 5e-3  # how far from 1 the length that an encoder gives may lie, in bfloat16 as well; it is made 1
 ROUNDING = 1e-9  # of an inner product in double precision
 
 
@@ -96,26 +96,29 @@ class Gallery:
         c = np.asarray(self.centroids, dtype=np.float64)
         if c.ndim != 2 or len(c) < 2 or not np.isfinite(c).all():
             raise InputError("identification needs the centroids of two speakers or more")
+        if len(np.unique(c, axis=0)) < len(c):
+            raise InputError("two speakers have the same centroid")
         object.__setattr__(self, "centroids", c)
 
     def nearest(self, embedding: NDArray[np.float64]) -> int:
-        """The speaker whose centroid is nearest. Shape: (D,)."""
+        """The speaker whose centroid is nearest. Shape: (D,). InputError for another dimension."""
+        self._check(embedding)
         return int(np.square(self.centroids - embedding).sum(1).argmin())
 
-    def margins(self, embeddings: NDArray[np.float64], speaker: int) -> tuple[NDArray[np.float64], ...]:
-        """Values in [0, 1] of each embedding against each rival, and the level their mean must exceed.
+    def margins(self, embeddings: NDArray[np.float64], speaker: int) -> NDArray[np.float64]:
+        """Values in [0, 1] of each embedding against each rival, whose means `levels` has.
 
         The speaker's centroid c is nearer to m than a rival's d if <m, c - d> > (|c|^2 - |d|^2) / 2; the
         value is 1/2 + <f, c - d> / 2 |c - d|. Embeddings have length 1 or less.
 
-        Shape: (n, D) -> (n, S - 1), (S - 1,). Raises InputError for longer embeddings, or if a rival has the
-        same centroid.
+        Shape: (n, D) -> (n, S - 1). Raises InputError for longer embeddings, or of another dimension.
         """
         apart, lengths = self._apart(speaker)
+        self._check(embeddings)
         if not np.linalg.norm(embeddings, axis=1).max() <= 1 + ROUNDING:
             raise InputError("identification needs embeddings of length 1, as `embed` gives them")
         values = 0.5 + embeddings @ (apart / lengths[:, None]).T / 2
-        return np.clip(values, 0, 1), self.levels(speaker)
+        return np.clip(values, 0, 1)
 
     def levels(self, speaker: int) -> NDArray[np.float64]:
         """What the mean of the values of `margins` must exceed. Shape: (S - 1,)."""
@@ -128,13 +131,15 @@ class Gallery:
         nearest = [self.nearest(embedding) for embedding in embeddings]
         return np.bincount(nearest, minlength=len(self.centroids))
 
+    def _check(self, embeddings: NDArray[np.float64]) -> None:
+        found, own = embeddings.shape[-1], self.centroids.shape[1]
+        if found != own:
+            raise InputError(f"the embeddings have {found} dimensions and the centroids {own}")
+
     def _apart(self, speaker: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """From each rival's centroid to the speaker's, and how far. Shape: (S - 1, D), (S - 1,)."""
         apart = self.centroids[speaker] - np.delete(self.centroids, speaker, axis=0)
-        lengths = np.linalg.norm(apart, axis=1)
-        if lengths.min() == 0:
-            raise InputError("two speakers have the same centroid")
-        return apart, lengths
+        return apart, np.linalg.norm(apart, axis=1)
 
 
 def identify(
@@ -152,10 +157,10 @@ def identify(
     other draws, at alpha / (S - 1). The radius is the least over all rivals.
     """
     speaker = gallery.nearest(pilot.mean(0))
-    values, levels = gallery.margins(embeddings, speaker)
-    sums = [Sums.of(column) for column in values.T]
-    closest = min(s.mean - level for s, level in zip(sums, levels.tolist(), strict=True))
-    radius = radius_to_rivals(sums, levels.tolist(), sigma, alpha, method)
+    sums = [Sums.of(column) for column in gallery.margins(embeddings, speaker).T]
+    levels = gallery.levels(speaker).tolist()
+    closest = min(s.mean - level for s, level in zip(sums, levels, strict=True))
+    radius = radius_to_rivals(sums, levels, sigma, alpha, method)
     return EmbeddingCertificate(speaker if radius > 0 else None, radius, closest, len(embeddings))
 
 
@@ -182,9 +187,11 @@ class CertifyIdentity:
         n0: draws that select the speaker.
         n: draws of the estimate.
         alpha: chance that a certificate is wrong.
+        method: of the bounds, see `bounds.mean_lower`.
 
     The certificate's counts are of the nearest centroid draw by draw, and p bounds their share by itself; the
-    radius is the mean's.
+    radius is the mean's. Raises InputError for fewer draws than one and two, an alpha outside
+    (0, 1), and under other noise than Gaussian.
     """
 
     gallery: Gallery
@@ -193,22 +200,26 @@ class CertifyIdentity:
     alpha: float = 0.001
     method: Method = "bernstein"
 
+    def __post_init__(self) -> None:
+        check_draws(self.n0, self.n - 1, self.alpha)  # a variance takes two
+
     @property
     def most(self) -> int:
         """Draws of one object."""
         return self.n0 + self.n
 
-    def __call__(self, ask: Ask, law: Law) -> Certificate:
+    def check(self, law: Law) -> None:
         if not isinstance(law, Gaussian):
             raise InputError("a certificate of mean embeddings needs Gaussian noise")
-        if self.n0 < 1 or self.n < 2:
-            raise InputError(f"a certificate of a mean needs draws, got n0={self.n0} and n={self.n}")
+
+    def __call__(self, ask: Ask, law: Law) -> Certificate:
+        self.check(law)
         total = ask.sum("select", 0, self.n0, lambda found: torch.from_numpy(unit(found).sum(0)))
         speaker, others = self.gallery.nearest(total / self.n0), len(self.gallery.centroids) - 1
 
         def tallied(found: Tensor) -> Tensor:
             embeddings = unit(found)
-            values, _ = self.gallery.margins(embeddings, speaker)
+            values = self.gallery.margins(embeddings, speaker)
             parts = values.sum(0), np.square(values).sum(0), self.gallery.votes(embeddings)
             return torch.from_numpy(np.concatenate(parts))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Protocol
 
@@ -45,6 +46,18 @@ class Law(Protocol):
 
     def implied(self, radius: float, samples: int) -> Mapping[str, float]:
         """Radii in other norms that follow from one in `norm`, for objects of `samples` numbers."""
+        ...
+
+    def size(self, change: Tensor) -> float:
+        """A change in the certified norm. Shape: (...)."""
+        ...
+
+    def largest(self, radius: float, samples: int) -> float:
+        """The largest L2 norm of a change within a radius."""
+        ...
+
+    def band(self, radius: float, low: float, high: float, samples: int, sample_rate: int) -> float:
+        """The L2 radius for changes of a waveform within low..high Hz."""
         ...
 
 
@@ -84,6 +97,15 @@ class Gaussian:
         """L-infinity: no vector of smaller entries has a larger L2 norm. L1: it is never below L2."""
         return {"L∞": radius / math.sqrt(samples), "L1": radius}
 
+    def size(self, change: Tensor) -> float:
+        return float(change.norm())
+
+    def largest(self, radius: float, samples: int) -> float:
+        return radius
+
+    def band(self, radius: float, low: float, high: float, samples: int, sample_rate: int) -> float:
+        return radius
+
 
 @dataclass(frozen=True)
 class Laplace:
@@ -122,43 +144,45 @@ class Laplace:
         """L2 and L-infinity: a vector's L1 norm is at most sqrt(samples) and `samples` times these."""
         return {"L2": radius / math.sqrt(samples), "L∞": radius / samples}
 
+    def size(self, change: Tensor) -> float:
+        return float(change.abs().sum())
 
+    def largest(self, radius: float, samples: int) -> float:
+        """All of it in one sample."""
+        return radius
+
+    def band(self, radius: float, low: float, high: float, samples: int, sample_rate: int) -> float:
+        return radius / math.sqrt(samples)
+
+
+@dataclass(frozen=True)
 class Shaped:
     """Gaussian noise through a fixed filter: certifies the ellipsoid |delta / gains|_2 in the spectrum.
 
-    Noise `gains * white`, a circular filter by the real Fourier transform of the whole clip. A change has
-    the same chance as under white noise after the inverse filter, so that Cohen's radius holds for
-    |H^-1 delta|_2 (Fischer et al. 2020; a Mahalanobis ball). Where the gains are large, large changes are
+    Noise `gains * white`, a circular filter by the real Fourier transform of the whole waveform. A change has
+    the same chance as under white noise after the inverse filter, so that Cohen's radius holds for the L2
+    norm of H^-1 delta (Fischer et al. 2020; a Mahalanobis ball). Where the gains are large, large changes are
     certified. The filter may depend on a clip's length and on nothing else of it.
 
     Args:
         sigma: standard deviation of a sample of the noise: gains are scaled to leave white noise its power.
-        response: what makes positive gains (samples // 2 + 1,), from 0 to half the sample rate, for clips of
-            so many samples, such as `Response`.
+        response: makes positive gains (samples // 2 + 1,), from 0 to half the sample rate, for waveforms of
+            so many samples, such as `Response`. Its gains are asked for once a length.
 
-    Raises InputError unless 0 < sigma < infinity, and for gains that are not positive and finite.
+    Raises InputError unless 0 < sigma < infinity, and at first use for gains that are not positive and
+    finite, or span more than `RANGE`.
     """
 
-    norm = "|H^-1 delta|, L2"
+    sigma: float
+    response: Callable[[int], NDArray[np.float64]]
+    norm = "L2 of H^-1 delta"
 
-    def __init__(self, sigma: float, response: Callable[[int], NDArray[np.float64]]):
-        _check(sigma)
-        self.sigma, self.response = sigma, response
-        self._known: tuple[int, NDArray[np.float64]] | None = None
+    def __post_init__(self) -> None:
+        _check(self.sigma)
 
     def gains(self, samples: int) -> NDArray[np.float64]:
-        """H for clips of so many samples: (samples // 2 + 1,), with a mean square of 1 over all bins."""
-        if self._known is None or self._known[0] != samples:
-            found = np.asarray(self.response(samples), dtype=np.float64)
-            if found.shape != (samples // 2 + 1,) or not np.all((found > 0) & np.isfinite(found)):
-                raise InputError(
-                    f"a filter for clips of {samples} samples has {samples // 2 + 1} positive gains"
-                )
-            weights = np.full(len(found), 2.0)  # of both conjugates
-            weights[0] = 1
-            weights[-1] = 1 if samples % 2 == 0 else 2
-            self._known = samples, found / math.sqrt(float(weights @ found**2) / samples)
-        return self._known[1]
+        """H for waveforms of so many samples: (samples // 2 + 1,), mean square over all bins 1."""
+        return _scaled(self.response, samples)
 
     def noise(self, normal: Tensor) -> Tensor:
         return self.sigma * _filtered(normal, self.gains(normal.shape[-1]))
@@ -174,11 +198,15 @@ class Shaped:
         """L2 of any change: |delta| is at least the least gain times |H^-1 delta|."""
         return {"L2": radius * float(self.gains(samples).min())}
 
-    def band(self, radius: float, low: float, high: float, samples: int, sample_rate: int) -> float:
-        """The L2 radius for changes within low..high Hz: the least gain there times the radius.
+    def size(self, change: Tensor) -> float:
+        return float(self.inverse(change).norm())
 
-        Raises InputError if no bin of the spectrum lies in the band.
-        """
+    def largest(self, radius: float, samples: int) -> float:
+        """All of it where the noise is strongest."""
+        return radius * float(self.gains(samples).max())
+
+    def band(self, radius: float, low: float, high: float, samples: int, sample_rate: int) -> float:
+        """The least gain in the band times the radius; InputError if no bin of the spectrum lies there."""
         hz = np.fft.rfftfreq(samples, 1 / sample_rate)
         inside = (hz >= low) & (hz <= high)
         if not inside.any():
@@ -186,21 +214,26 @@ class Shaped:
         return radius * float(self.gains(samples)[inside].min())
 
 
+RANGE = 100.0  # dB of a filter's gains: beyond, float32 loses the noise of the weak bands in the strong ones'
+
+
 @dataclass(frozen=True)
 class Response:
     """Gains through points (Hz, dB), straight lines between them, level before the first and after the last.
 
-    Raises InputError for fewer than two points, frequencies that do not grow, or numbers that are not finite.
+    Raises InputError for fewer than two points, frequencies that do not grow, numbers that are not finite, or
+    a span above `RANGE`.
     """
 
     points: tuple[tuple[float, float], ...]
     sample_rate: int
 
     def __post_init__(self) -> None:
-        hz = [point[0] for point in self.points]
-        finite = all(math.isfinite(value) for point in self.points for value in point)
-        if len(hz) < 2 or not finite or any(b <= a for a, b in pairwise(hz)):
+        hz, db = ([point[part] for point in self.points] for part in (0, 1))
+        if len(hz) < 2 or not all(map(math.isfinite, hz + db)) or any(b <= a for a, b in pairwise(hz)):
             raise InputError("a filter's shape is two points or more, at growing frequencies")
+        if max(db) - min(db) > RANGE:
+            raise InputError(f"a filter's shape spans at most {RANGE:g} dB, not {max(db) - min(db):g}")
 
     @classmethod
     def of(cls, text: str, sample_rate: int) -> Response:
@@ -213,8 +246,25 @@ class Response:
         return cls(points, sample_rate)
 
     def __call__(self, samples: int) -> NDArray[np.float64]:
+        """Relative to the strongest point. Shape: (samples // 2 + 1,)."""
         hz, db = zip(*self.points, strict=True)
-        return 10 ** (np.interp(np.fft.rfftfreq(samples, 1 / self.sample_rate), hz, db) / 20)
+        level = np.interp(np.fft.rfftfreq(samples, 1 / self.sample_rate), hz, db)
+        return 10 ** ((level - max(db)) / 20)
+
+
+@lru_cache(maxsize=8)
+def _scaled(response: Callable[[int], NDArray[np.float64]], samples: int) -> NDArray[np.float64]:
+    found = np.asarray(response(samples), dtype=np.float64)
+    if found.shape != (samples // 2 + 1,) or not np.all((found > 0) & np.isfinite(found)):
+        raise InputError(f"a filter for clips of {samples} samples has {samples // 2 + 1} positive gains")
+    found = found / found.max()  # squares of what is left neither overflow nor vanish
+    if found.min() < 10 ** (-RANGE / 20) * (1 - 1e-9):
+        raise InputError(f"a filter's gains span at most {RANGE:g} dB")
+    weights = np.full(len(found), 2.0)  # of both conjugates
+    weights[0] = 1
+    if samples % 2 == 0:
+        weights[-1] = 1
+    return found / math.sqrt(float(weights @ found**2) / samples)
 
 
 def _filtered(x: Tensor, gains: NDArray[np.float64]) -> Tensor:

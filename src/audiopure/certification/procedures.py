@@ -66,6 +66,10 @@ class Procedure(Protocol):
         """Draws of one object, at most."""
         ...
 
+    def check(self, law: Law) -> None:
+        """InputError if it knows no certificate under this law."""
+        ...
+
     def __call__(self, ask: Ask, law: Law) -> Certificate: ...
 
 
@@ -92,7 +96,7 @@ class Certify:
     pair: bool = False
 
     def __post_init__(self) -> None:
-        _check_draws(self.n0, self.n, self.alpha)
+        check_draws(self.n0, self.n, self.alpha)
         if self.tolerance is not None and self.tolerance < 0:
             raise InputError(f"the tolerance is at least 0, got {self.tolerance:g}")
 
@@ -107,6 +111,9 @@ class Certify:
         if self.tolerance is None:
             return Looks.single(self.n, alpha)
         return Looks.growing(self.n, alpha, unit=CHUNK)
+
+    def check(self, law: Law) -> None:
+        """Every law has a radius for shares of votes."""
 
     def __call__(self, ask: Ask, law: Law) -> Certificate:
         guess = int(ask.sum("select", 0, self.n0, votes).argmax())
@@ -176,16 +183,19 @@ class CertifyScores:
     def __post_init__(self) -> None:
         if self.bound not in CHOICES:
             raise InputError(f"there is no certificate '{self.bound}'; there are: {', '.join(CHOICES)}.")
-        _check_draws(self.n0, self.n, self.alpha)
+        check_draws(self.n0, self.n, self.alpha)
 
     @property
     def most(self) -> int:
         """Draws of one object."""
         return 2 * self.n0 + self.n
 
-    def __call__(self, ask: Ask, law: Law) -> Certificate:
+    def check(self, law: Law) -> None:
         if not isinstance(law, Gaussian):
             raise InputError("a certificate of mean probabilities needs Gaussian noise")
+
+    def __call__(self, ask: Ask, law: Law) -> Certificate:
+        self.check(law)
         guess = int(ask.sum("select", 0, self.n0, lambda scores: scores.softmax(1).sum(0)).argmax())
         kind, choose = CHOICES[self.bound]
 
@@ -221,7 +231,8 @@ def margins(scores: Tensor, label: int) -> Tensor:
     return (chances[:, label] - others.amax(1)).clamp(-1, 1)
 
 
-def _check_draws(n0: int, n: int, alpha: float) -> None:
+def check_draws(n0: int, n: int, alpha: float) -> None:
+    """InputError without draws, or for alpha outside (0, 1)."""
     if n0 < 1 or n < 1:
         raise InputError(f"a certificate needs draws, got n0={n0} and n={n}")
     if not 0 < alpha < 1:

@@ -23,13 +23,12 @@ class Meaning:
     Attributes:
         snr: dB from the least change that is not certified up to the clip: 20 log10(|x| / radius).
         rms: dB of that change, spread evenly over the clip, relative to full scale.
-        below_rms: dB by which this lies below the clip's own RMS; equal to `snr`.
         octaves: centre in Hz -> dB from such a change, all in this octave, up to what the clip has there.
             Negative: louder than the clip in the band.
         inaudible: dB by which the radius exceeds the largest change that the clip masks everywhere. Positive:
             whatever stays below the masking threshold is certified. None for a clip without a threshold.
-        noticeable: dB by which the radius exceeds the smallest change that could rise above the threshold at
-            all. Negative: everything that is certified is inaudible. None as above.
+        noticeable: dB by which the largest certified change exceeds the smallest one that could rise above
+            the threshold at all. Negative: everything that is certified is inaudible. None as above.
         heard: share of the clip's time-frequency bins in which white noise of this size would rise above the
             threshold. None as above.
     """
@@ -62,11 +61,14 @@ def meaning(
     waveform: Tensor,
     radius: float,
     sample_rate: int,
+    *,
+    largest: float | None = None,
     within: Callable[[float, float], float] | None = None,
 ) -> Meaning:
     """What an L2 radius amounts to for a clip.
 
     Args:
+        largest: L2 norm of the largest change that is certified, by default the radius.
         within: the radius for changes within a band, from and to in Hz; by default it is the same.
 
     Shape: (T,). Raises InputError for an empty clip or samples that are not finite.
@@ -84,7 +86,7 @@ def meaning(
             for hz, energy in octave_levels(clip, sample_rate).items()
         },
         inaudible=None if mask is None else decibel(radius, mask.largest),
-        noticeable=None if mask is None else decibel(radius, mask.smallest),
+        noticeable=None if mask is None else decibel(largest or radius, mask.smallest),
         heard=None if mask is None else float((mask.power < white * mask.gain).double().mean()),
     )
 

@@ -44,7 +44,7 @@ def certify(
         str, typer.Option(help="Steps before the noise, as clip,gain=0.5; others void a certificate.")
     ] = "",
     certificate: Annotated[
-        str, typer.Option(help="cohen, pair, kl, renyi, hockey-stick or embedding.")
+        str, typer.Option(help="cohen, pair, kl, renyi, hockey-stick; of enrolled speakers embedding.")
     ] = "cohen",
     n0: Annotated[int, typer.Option(min=1, help="Draws that select the answer.")] = 100,
     n: Annotated[int, typer.Option(min=1, help="Draws that bound its share, at most.")] = 10_000,

@@ -31,8 +31,8 @@ Balls = Sequence[tuple[slice, Ball]]  # rows of a batch, and the set around them
 Attack = Callable[[Loss, Ball, Tensor, SeededNoise], Tensor]  # its third argument: targets (B, C)
 
 
-class Setting(Protocol):
-    """What a method is given by the recipe.
+class Trained(Protocol):
+    """What a method needs of the recipe.
 
     Attributes:
         moved: clips of the replay before, with their gradient; "free" keeps them here.
@@ -72,7 +72,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _attacked(
-    recipe: Setting,
+    recipe: Trained,
     model: nn.Module,
     wave: Tensor,
     targets: Tensor,
@@ -91,7 +91,7 @@ def _attacked(
     return found
 
 
-def _pgd(recipe: Setting, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise) -> Tensor:
+def _pgd(recipe: Trained, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise) -> Tensor:
     config = recipe.config
 
     def attack(error: Loss, around: Ball, own: Tensor, source: SeededNoise) -> Tensor:
@@ -101,7 +101,7 @@ def _pgd(recipe: Setting, model: nn.Module, wave: Tensor, targets: Tensor, noise
     return cross_entropy(recipe.hear(model, found, noise.fresh(1)), targets).mean()
 
 
-def _fast(recipe: Setting, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise) -> Tensor:
+def _fast(recipe: Trained, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise) -> Tensor:
     def attack(error: Loss, around: Ball, own: Tensor, source: SeededNoise) -> Tensor:
         return climb(error, around, 1, FAST, source)
 
@@ -109,7 +109,7 @@ def _fast(recipe: Setting, model: nn.Module, wave: Tensor, targets: Tensor, nois
     return cross_entropy(recipe.hear(model, found, noise.fresh(1)), targets).mean()
 
 
-def _free(recipe: Setting, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise) -> Tensor:
+def _free(recipe: Trained, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise) -> Tensor:
     if not model.training:  # clips of a validation are met once
         return _pgd(recipe, model, wave, targets, noise)
     before, found = recipe.moved, wave.clone()
@@ -122,7 +122,7 @@ def _free(recipe: Setting, model: nn.Module, wave: Tensor, targets: Tensor, nois
     return cross_entropy(recipe.hear(model, recipe.moved, noise), targets).mean()
 
 
-def _yopo(recipe: Setting, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise) -> Tensor:
+def _yopo(recipe: Trained, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise) -> Tensor:
     """YOPO-m-n with the front end as the first layer, n = `cheap` and m - 1 = `inner` / n.
 
     Each of the m passes gives the weights a gradient at the change that was reached, and the costate p at the
@@ -161,7 +161,7 @@ def _along(model: nn.Module, costate: Tensor, x: Tensor, balls: Balls, steps: in
     return x
 
 
-def _trades(recipe: Setting, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise) -> Tensor:
+def _trades(recipe: Trained, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise) -> Tensor:
     config, training = recipe.config, model.training
     model.eval()
     with torch.no_grad():
@@ -185,13 +185,13 @@ def divergence(p: Tensor, q: Tensor) -> Tensor:
     return (p.exp() * (p - q)).sum(1)
 
 
-def _jacobian(recipe: Setting, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise) -> Tensor:
+def _jacobian(recipe: Trained, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise) -> Tensor:
     logits, norm = logits_and_slope(recipe, model, wave, noise)
     return (cross_entropy(logits, targets) + recipe.config.slope * norm).mean()
 
 
 def logits_and_slope(
-    recipe: Setting, model: nn.Module, wave: Tensor, noise: SeededNoise
+    recipe: Trained, model: nn.Module, wave: Tensor, noise: SeededNoise
 ) -> tuple[Tensor, Tensor]:
     """Logits (B, C), and the Frobenius norm of their Jacobian (B,), logits per unit of the wave's L2 norm.
 
@@ -207,7 +207,7 @@ def logits_and_slope(
 
 
 # a new method is one function and one line here
-METHODS: Mapping[str, Callable[[Setting, nn.Module, Tensor, Tensor, SeededNoise], Tensor]] = {
+METHODS: Mapping[str, Callable[[Trained, nn.Module, Tensor, Tensor, SeededNoise], Tensor]] = {
     "pgd": _pgd,
     "fast": _fast,
     "free": _free,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from audiopure import hub
@@ -16,6 +17,7 @@ from audiopure.training.config import TrainConfig
 from audiopure.training.corpus import Corpus
 
 RATE = 16_000
+Decibel = Annotated[float, Field(ge=-60, le=60)]
 QUIETEST = 3e-4  # smallest sigma of white noise
 
 
@@ -32,8 +34,15 @@ class AugmentedConfig(ClipsConfig):
     background: str | None = "background"
     shift: float = Field(default=0.12, ge=0)  # seconds, to either side
     speed: float = Field(default=0.15, ge=0, lt=0.5)  # resampling, to either side
-    gain: tuple[float, float] = (-18.0, 10.0)  # dB, before loud clips are brought back to full scale
+    gain: tuple[Decibel, Decibel] = (-18.0, 10.0)  # from and to, before loud clips are brought to full scale
     noise: float = Field(default=0.04, ge=QUIETEST)  # largest sigma of white noise
+
+    @field_validator("gain")
+    @classmethod
+    def _grows(cls, gain: tuple[float, float]) -> tuple[float, float]:
+        if gain[0] > gain[1]:
+            raise ValueError("the smaller gain comes first")
+        return gain
 
 
 class Clips:

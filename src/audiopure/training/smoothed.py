@@ -90,11 +90,13 @@ class SmoothedRecipe(RecogniserRecipe):
         """
         found, losses = {}, []
         for level, *versions in zip(noisy.LEVELS, *self.noisy, strict=True):
-            heard = {"accuracy": versions[:1]} | ({"moved": versions} if self.config.attack else {})
-            for name, given in heard.items():
-                logits = self._logits(model, level, given)
+            answers = {"accuracy": self._logits(model, level, versions[:1])}
+            if self.config.attack:
+                answers["moved"] = self._logits(model, level, versions)
+            for name, logits in answers.items():
                 found[f"{name}_{level:g}"] = (logits.argmax(1) == self.targets).float().mean().item()
-            losses.append(nn.functional.cross_entropy(logits, self.targets).item())
+            trained = answers.get("moved", answers["accuracy"])
+            losses.append(nn.functional.cross_entropy(trained, self.targets).item())
         return {"score": sum(found.values()) / len(found), "loss": sum(losses) / len(losses), **found}
 
     def _logits(self, model: nn.Module, level: float, versions: Sequence[Tensor]) -> Tensor:

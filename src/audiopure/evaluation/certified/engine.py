@@ -14,7 +14,6 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from audiopure.certification.laws import Shaped
 from audiopure.certification.procedures import Ask, Certificate, Procedure
 from audiopure.certification.smoothing import Rows, Sampler, Smoothed
 from audiopure.certification.units import meaning
@@ -97,6 +96,7 @@ class Certification:
             number, count = settings.shard
             raise InputError(f"shard {number}/{count}: there are {len(clips.targets)} clips.")
         found, procedure = smoothed(settings, system), settings.procedure(system.undefended)
+        procedure.check(found.law)
         device = torch.device(settings.device)
         for part in (found.base, system.undefended):
             part.to(device)
@@ -242,7 +242,6 @@ class Certification:
         if self.model.representation.name != "waveform" or not 0 < radius < math.inf:
             return None
         clip, rate, law = self.waveform(unit), self.system.sample_rate, self.model.law
-        within = None
-        if isinstance(law, Shaped):
-            within = partial(law.band, found, samples=len(clip), sample_rate=rate)
-        return Explained(**vars(meaning(clip, radius, rate, within)))
+        within = partial(law.band, found, samples=len(clip), sample_rate=rate)
+        told = meaning(clip, radius, rate, largest=law.largest(found, len(clip)), within=within)
+        return Explained(**vars(told))

@@ -177,12 +177,13 @@ def write(found: Sequence[Method], folder: Path, at: Sequence[float]) -> None:
         atomic.write_text(folder / name, text)
 
 
-SAME = ("set of clips", "object", "norm", "unit", "confidence")
+SAME = ("set of clips", "object", "norm", "filter", "unit", "confidence")
 
 
 def _same(record: Certificates) -> tuple[object, ...]:
     clips = tuple((clip.id, clip.label) for clip in record.clips)
-    return clips, record.object, record.norm, record.unit, record.confidence
+    shape = record.settings.get("shape", "")
+    return clips, record.object, record.norm, shape, record.unit, record.confidence
 
 
 def _title(record: Certificates) -> str:

@@ -33,11 +33,13 @@ def _shown(work: Certification, clip: ClipCertificate) -> Shown:
     clean = work.waveform(unit)
     white = Draws(work.settings.seed, work.clips.items[unit], "predict").normal(0, 1, tuple(clean.shape))[0]
     sounds: list[tuple[str, Tensor, ClipCertificate | None]] = [("clip", clean, clip)]
-    if 0 < clip.radius < float("inf") and work.model.law.norm == "L2":
-        changed = clean + clip.radius * white / white.norm()
-        sounds.append((f"with white noise of size {clip.radius:.3g}", changed, None))
-    noisy = clean + work.model.law.noise(white[None])[0]
-    sounds.append((f"with smoothing noise, sigma {work.model.law.sigma:.3g}", noisy, None))
+    law = work.model.law
+    noise = law.noise(white[None])[0]
+    if 0 < clip.radius < float("inf"):
+        changed = clean + clip.radius / law.size(noise) * noise
+        sounds.append((f"with noise of size {clip.radius:.3g}", changed, None))
+    noisy = clean + noise
+    sounds.append((f"with smoothing noise, sigma {law.sigma:.3g}", noisy, None))
     denoised = _denoised(work, noisy)
     if denoised is not None:
         sounds.append(("denoised", denoised, None))

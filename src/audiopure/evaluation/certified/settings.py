@@ -138,7 +138,7 @@ def smoothed(settings: CertifySettings, system: System) -> Smoothed:
     law = settings.law(system.sample_rate)
     if settings.certificate == EMBEDDING:
         encoder = _identifier(system.undefended).encoder
-        if settings.object != "waveform" or "as-is" in (settings.denoise, _usual(system)):
+        if settings.object != "waveform" or (settings.denoise or _usual(system)) == "as-is":
             raise InputError(
                 "a mean embedding is that of noisy waveforms, with a purifier before it or none."
             )

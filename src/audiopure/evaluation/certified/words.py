@@ -51,7 +51,7 @@ def verdict(record: Certificates) -> list[str]:
             f"Half of these withstand every change of the {record.object.split()[0]} below {middle:.3g} in "
             f"{record.norm} ({record.unit}). Mean radius, of other clips 0: {record.mean_radius:.3g}."
         )
-    # of a waveform certified in L1, or of a spectrogram
+    # of a waveform certified in another norm, or of a spectrogram
     name = "L2" if record.object.startswith("waveform") else WAVEFORM
     known = [clip.implied[name] for clip in right if name in clip.implied]
     if known:
@@ -60,8 +60,12 @@ def verdict(record: Certificates) -> list[str]:
     if explained:
         snr = median([e.snr for e in explained])
         found.append(
-            f"Such a change is {snr:.0f} dB weaker than the clip at the median: louder changes are not "
-            "covered, weaker ones are, whatever their shape."
+            f"Such a change is {snr:.0f} dB weaker than the clip at the median: "
+            + (
+                "louder changes are not covered, weaker ones are, whatever their shape."
+                if record.norm == "L2"
+                else "every weaker one is covered, and of some shapes louder ones."
+            )
         )
         heard = [e.heard for e in explained if e.heard is not None]
         inaudible = [e.inaudible for e in explained if e.inaudible is not None]

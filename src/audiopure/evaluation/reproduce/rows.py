@@ -19,7 +19,7 @@ TASNET = (
     "the full size takes a GPU"
 )
 FEWER = "on fewer clips, as `standard` on 100 takes about 12.5 core hours"
-SHORTER = "by `quick`, as `standard` takes about 12.5 core hours"
+SHORTER = "by `quick`, as `standard` on 100 clips takes about 12.5 core hours"
 
 NONE = Entry("none", "none", "digits", MAIN["none"])
 PURIFIED = Entry("n3", "**AudioPure**, compact, n*=3", "small+digits", MAIN["n3"], COMPACT)
