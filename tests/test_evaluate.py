@@ -30,7 +30,8 @@ from audiopure.attacks import PAPER_BUDGETS
 from audiopure.attacks.objective import randomised
 from audiopure.cli import attack as attack_command
 from audiopure.cli import audit, demo, tune
-from audiopure.evaluation import audits, running
+from audiopure.evaluation import running
+from audiopure.evaluation.auditing import rows as audits
 from audiopure.evaluation.card import Card
 from audiopure.evaluation.engine import Evaluation, EvaluationConfig
 from audiopure.evaluation.evaluate import evaluate, merge

@@ -16,7 +16,8 @@ from audiopure.atomic import whole, write_text
 from audiopure.attacks.objective import call
 from audiopure.defended import INNER, Defended
 from audiopure.errors import InputError
-from audiopure.evaluation import audits, plan, running, workplace
+from audiopure.evaluation import plan, running, workplace
+from audiopure.evaluation.auditing import rows as audits
 from audiopure.evaluation.card import Card, Example
 from audiopure.evaluation.clips import item_of
 from audiopure.evaluation.engine import SURROGATE, Evaluation, EvaluationConfig

@@ -177,7 +177,8 @@ def line(axis: Any, number: int, xs: Sequence[float], ys: Sequence[Sequence[floa
 def dress(axis: Any, label: str, title: str) -> None:
     axis.set(xlabel=label, title=title, ylim=(0, 102))
     axis.grid(alpha=0.25)
-    axis.legend(frameon=False, fontsize=8)
+    if axis.get_legend_handles_labels()[0]:  # until something has been run there is none
+        axis.legend(frameon=False, fontsize=8)
 
 
 def _wave(axis: Any, wave: Tensor, title: str) -> None:
