@@ -18,6 +18,7 @@ METHODS = {
     "gaussian": ("RS-Gaussian", "{digits-noisy}"),
     "one-shot": ("AudioPure, compact, one-shot", "small+digits"),
     "fine-tuned": ("AudioPure, compact, recogniser tuned on it", "small+digits-denoised"),
+    "smoothadv": ("the same, tuned against attacks (SmoothAdv)", "small+{digits-smoothadv}"),
 }
 SIGMAS = (0.5, 1.0)  # the paper's
 EVERY_SIGMA = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)

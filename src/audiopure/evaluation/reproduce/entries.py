@@ -31,6 +31,7 @@ WEIGHTS = {
     "tasnet-enhancer": "enhancer --config recipes/tasnet-digits-enhancer.toml",
     "wavegan-digits": "wavegan --config recipes/wavegan-digits.toml",
     "digits-noisy": "smoothed --config recipes/recogniser-digits-noisy.toml",
+    "digits-smoothadv": "smoothed --config recipes/recogniser-digits-smoothadv.toml",
 } | {
     f"digits-jacobian-{slope}": f"adversarial --config recipes/recogniser-digits-jacobian-{slope}.toml"
     for slope in (*JACOBIAN, *STEEPER)
