@@ -18,7 +18,7 @@ import torch
 import audiopure
 from audiopure.atomic import write_text
 from audiopure.evaluation.reproduce.jobs import Job, Place, carry_out
-from audiopure.machine import device_name, keep_memory
+from audiopure.machine import device_name, settle
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -52,10 +52,9 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
 
 def prepare(threads: int) -> None:
-    """Threads and memory as commands have them, and no denormals: sounds that decay are slow with them."""
+    """As commands are."""
     torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
-    keep_memory()
+    settle()
 
 
 def jobs_parser(description: str | None) -> argparse.ArgumentParser:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,16 @@ class Pgd(Attack):
     leave: int | None = None
     bits: Literal[16] | None = 16
     max_rows: int = field(default=64, repr=False)
+
+    @classmethod
+    def strong(cls, norm: str, steps: int, eot: int, *, eps: float | None = None, **others: Any) -> Pgd:
+        """PGD as strong as we know it: momentum, and steps of half the budget, by default the paper's.
+
+        As strong in 40 gradients as plain PGD in several hundred. `others` are settings like any.
+        """
+        eps = PAPER_BUDGETS[norm] if eps is None else eps
+        settings = {"norm": norm, "eps": eps, "steps": steps, "eot": eot} | others
+        return cls(step_size=eps / 2, momentum=0.85, **settings)
 
     def __post_init__(self) -> None:
         counts = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from audiopure.errors import InputError
-from audiopure.machine import keep_memory
+from audiopure.machine import settle
 
 if TYPE_CHECKING:
     import torch
@@ -29,9 +29,7 @@ def prepare(device: str, threads: int | None = None) -> torch.device:
     """The device by name, with PyTorch set up for a command's run; InputError if it cannot be used."""
     import torch
 
-    # numbers below 1e-38 slow CPUs down a hundredfold and carry nothing
-    torch.set_flush_denormal(True)
-    keep_memory()
+    settle()
     if threads is not None:
         torch.set_num_threads(threads)
     try:

@@ -16,7 +16,7 @@ import torch
 from torch.multiprocessing import get_context
 
 from audiopure.errors import AudiopureError
-from audiopure.machine import keep_memory
+from audiopure.machine import settle
 
 PATIENCE = 0.2  # seconds between looks at how the processes are
 
@@ -113,8 +113,7 @@ def _work(prepare: Callable[[], Work], threads: int, units: int, taken: Any, mes
     """What a worker process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_flush_denormal(True)
-    keep_memory()
+    settle()
     torch.set_num_threads(threads)
     try:
         work = prepare()

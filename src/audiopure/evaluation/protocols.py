@@ -29,20 +29,9 @@ def pgd(
     eot_start: int | None = None,
     selection: int | None = None,
 ) -> Pgd:
-    """PGD as strong as we know it: momentum, and steps of half the budget."""
-    eps = PAPER_BUDGETS[norm]
-    return Pgd(
-        norm=norm,  # type: ignore[arg-type]
-        eps=eps,
-        steps=steps,
-        step_size=eps / 2,
-        momentum=0.85,
-        eot=eot,
-        eot_start=eot_start,
-        loss=loss,
-        selection=selection or leave,
-        leave=leave,
-    )
+    """The strong PGD of `attacks`, with `selection` draws for its best iterates, by default `leave`."""
+    draws = {"eot_start": eot_start, "selection": selection or leave, "leave": leave}
+    return Pgd.strong(norm, steps, eot, loss=loss, **draws)
 
 
 def both(build: Callable[[str], Build]) -> dict[str, Build]:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import audiopure
-from audiopure.attacks import PAPER_BUDGETS, Pgd, score
+from audiopure.attacks import Pgd, score
 from audiopure.attacks.objective import Objective
 from audiopure.attacks.routes import with_purifiers
 from audiopure.errors import InputError
@@ -74,10 +74,9 @@ def short_pgd(norm: Literal["linf", "l2"], eps: float | None = None) -> Pgd:
 
     By default at the paper's budget. Raises InputError for one that is not positive.
     """
-    eps = PAPER_BUDGETS[norm] if eps is None else eps
-    if not 0 < eps < math.inf:
+    if eps is not None and not 0 < eps < math.inf:
         raise InputError(f"a budget must be positive and finite, got {eps:g}")
-    return Pgd(norm=norm, eps=eps, steps=15, step_size=eps / 2, momentum=0.85, eot=5, max_rows=BATCH)
+    return Pgd.strong(norm, steps=15, eot=5, eps=eps, max_rows=BATCH)
 
 
 class Tune:

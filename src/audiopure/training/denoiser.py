@@ -76,7 +76,7 @@ class DenoiserRecipe:
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         clean, sigma, noise = batch
-        return _left(model(clean + sigma[:, None] * noise, sigma), clean, sigma)
+        return left(model(clean + sigma[:, None] * noise, sigma), clean, sigma).mean()
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -88,18 +88,18 @@ class DenoiserRecipe:
         for sigma in VALIDATION_SIGMAS:
             estimate = model(clean + sigma * noise, sigma)
             scores[f"si_sdr_{sigma}"] = si_sdr(estimate, clean).mean().item()
-            losses.append(_left(estimate, clean, torch.full((len(clean),), sigma).to(clean)).item())
+            losses.append(left(estimate, clean, torch.full((len(clean),), sigma).to(clean)).mean().item())
         return {"score": sum(scores.values()) / len(scores), "loss": sum(losses) / len(losses), **scores}
 
     def product(self, model: nn.Module) -> nn.Module:
         return model
 
 
-def _left(estimate: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
-    """Mean logarithm of the error relative to the noise. Shape: (B, T) twice, (B,) -> ()."""
+def left(estimate: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
+    """Logarithm of each clip's error relative to the noise. Shape: (B, T) twice, (B,) -> (B,)."""
     error = (estimate - clean).square().mean(1) / sigma.square()
     # 30 dB below the noise is as good as gone: silence must not dominate the batch
-    return torch.log(error + 1e-3).mean()
+    return torch.log(error + 1e-3)
 
 
 def augment(clean: Tensor, rng: np.random.Generator) -> Tensor:

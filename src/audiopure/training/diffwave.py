@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from audiopure.diffusion.schedule import NoiseSchedule
 from audiopure.nets.diffwave import DiffWave
 from audiopure.training.clips import Clips, ClipsConfig
 from audiopure.training.config import Strict
+from audiopure.training.ddpm import judged, noise_error
 
 HELD_OUT = 100  # clips of the validation split
-JUDGED = (1, 2, 3, 5, 10, 25, 50, 100, 200)  # steps of the schedule in validation, those there are
 
 
 class Network(Strict):
@@ -60,25 +61,11 @@ class DiffWaveRecipe(Clips):
         return wave, index, torch.from_numpy(rng.standard_normal(wave.shape, dtype=np.float32))
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-        return self._error(model, *batch).mean()
+        return noise_error(model, self.alpha_bar, *batch).mean()
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Squared errors of the noise at some steps, whose mean is the loss and minus the score."""
-        device, found = next(model.parameters()).device, {}
-        for number in (n for n in JUDGED if n <= len(self.alpha_bar)):
-            generator = torch.Generator().manual_seed(number)
-            parts = []
-            for part in self.held_out.split(25):
-                noise = torch.randn(part.shape, generator=generator).to(device)
-                index = torch.full((len(part),), number - 1, device=device)
-                parts.append(self._error(model, part.to(device), index, noise))
-            found[f"error_{number}"] = torch.cat(parts).mean().item()
-        loss = sum(found.values()) / len(found)
-        return {"score": -loss, "loss": loss, **found}
-
-    def _error(self, model: nn.Module, wave: Tensor, index: Tensor, noise: Tensor) -> Tensor:
-        """Mean squared error of each clip's noise. Shape: (B, T), (B,), (B, T) -> (B,)."""
-        kept = self.alpha_bar.to(wave.device)[index][:, None]
-        noisy = kept.sqrt() * wave + (1 - kept).sqrt() * noise
-        return (model(noisy, index).float() - noise).square().mean(1)
+        device = next(model.parameters()).device
+        parts = [part.to(device) for part in self.held_out.split(25)]
+        return judged(parts, self.length, len(self.alpha_bar), partial(noise_error, model, self.alpha_bar))

@@ -5,6 +5,7 @@ Clips are clean: what a purifier's network learns of noise in its data it will l
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,10 @@ from audiopure.recognisers import build_recogniser
 from audiopure.spectral import SpectralDefended
 from audiopure.training.clips import AugmentedClips, AugmentedConfig
 from audiopure.training.config import Strict
+from audiopure.training.ddpm import judged, noise_error
 
 HELD_OUT = 100  # clips of the validation split
 PURIFIED = (1, 2, 3, 5, 10)  # n* at which the recogniser hears them, those that are trained
-JUDGED = (1, 2, 3, 5, 10, 25, 50, 100, 200)  # steps of the schedule in validation, those there are
 
 
 class Network(Strict):
@@ -111,21 +112,9 @@ class SpectrumRecipe(AugmentedClips):
 
         With a recogniser, also its accuracy on purified clips, from which n* is chosen.
         """
-        found = {}
-        for number in (n for n in JUDGED if n <= len(self.alpha_bar)):
-            generator = torch.Generator().manual_seed(number)
-            parts = [
-                self._error(
-                    model,
-                    part,
-                    torch.full((len(part),), number - 1),
-                    torch.randn(len(part), self.size, generator=generator),
-                )
-                for part in self._parts(model, self.held_out)
-            ]
-            found[f"error_{number}"] = torch.cat(parts).mean().item()
-        loss = sum(found.values()) / len(found)
-        return {"score": -loss, "loss": loss, **found, **self._accuracy(model)}
+        parts = self._parts(model, self.held_out)
+        found = judged(parts, self.size, len(self.alpha_bar), partial(self._error, model))
+        return {**found, **self._accuracy(model)}
 
     def _accuracy(self, model: nn.Module) -> dict[str, float]:
         found: dict[str, float] = {}
@@ -152,7 +141,4 @@ class SpectrumRecipe(AugmentedClips):
     def _error(self, model: nn.Module, wave: Tensor, index: Tensor, noise: Tensor) -> Tensor:
         """Mean squared error of each clip's noise. Shape: (B, T), (B,), (B, mels * frames) -> (B,)."""
         clean = model.scaled(self.front.to(wave.device)(self.padded(wave)))  # type: ignore[operator]
-        noise = noise.to(clean.device)
-        kept = self.alpha_bar[index.cpu()].to(clean.device)[:, None]
-        noisy = kept.sqrt() * clean + (1 - kept).sqrt() * noise
-        return (model(noisy, index.to(clean.device)).float() - noise).square().mean(1)
+        return noise_error(model, self.alpha_bar, clean, index, noise)

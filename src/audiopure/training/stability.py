@@ -16,6 +16,7 @@ from audiopure import hub
 from audiopure.errors import InputError
 from audiopure.training import noisy
 from audiopure.training.clips import AugmentedClips, AugmentedConfig
+from audiopure.training.denoiser import left
 
 
 class StabilityConfig(AugmentedConfig):
@@ -86,7 +87,5 @@ class StabilityRecipe(AugmentedClips):
             heard = recogniser(wave).argmax(1)
         clean = model(noisy, sigma)
         logits = recogniser(clean).float()
-        error = ((clean - wave).square().mean(1) / sigma.square() + 1e-3).log()
-        return nn.functional.cross_entropy(
-            logits, heard, reduction="none"
-        ) + self.config.error * error, logits
+        losses = nn.functional.cross_entropy(logits, heard, reduction="none")
+        return losses + self.config.error * left(clean, wave, sigma), logits

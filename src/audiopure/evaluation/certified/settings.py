@@ -39,8 +39,8 @@ class CertifySettings(BaseModel):
         data: folder of labelled audio; None for the clips that ship.
         object: what gets the noise, a name in `representations.REPRESENTATIONS`.
         noise: law of the smoothing noise: "gaussian" certifies L2, "laplace" L1, "shaped" an ellipsoid.
-        shape: of "shaped": "HZ:DB,HZ:DB,...", see `laws.Response`; white noise of this sigma has its power.
         sigma: its standard deviation, in units of the object.
+        shape: of "shaped": "HZ:DB,HZ:DB,...", see `laws.Response`; white noise of this sigma has its power.
         denoise: what follows the noise, a name in `BASES`; None is "one-shot" behind a purifier, "as-is"
             behind other defences, and "none" without any. The chains of "multi-step" run at the clip's own
             level, whatever the purifier's level policy.
@@ -110,7 +110,7 @@ class CertifySettings(BaseModel):
 
     def procedure(self, recogniser: nn.Module) -> Procedure:
         """How a recogniser is certified; InputError where settings contradict each other."""
-        if self.tolerance is not None and self.certificate not in ("cohen", "pair"):
+        if self.tolerance is not None and self.certificate not in OF_VOTES:
             raise InputError("tolerance: only certificates of votes (cohen, pair) can stop early.")
         if self.certificate == EMBEDDING:
             gallery = Gallery(_identifier(recogniser).centroids.double().cpu().numpy())
@@ -148,7 +148,7 @@ def smoothed(settings: CertifySettings, system: System) -> Smoothed:
         name = settings.denoise or _usual(system)
         if name not in BASES:
             raise InputError(f"there is no way '{name}' to denoise; there are: {', '.join(BASES)}.")
-        if name in VOTES and settings.certificate not in ("cohen", "pair"):
+        if name in VOTES and settings.certificate not in OF_VOTES:
             raise InputError(
                 f"{name} counts votes, of which there is nothing to average: certify it with cohen or pair."
             )
@@ -231,6 +231,7 @@ def _local(settings: CertifySettings, system: System) -> LocalSmoothing:
     return LocalSmoothing(_one_shot(settings, system), count=settings.votes, local=settings.local)
 
 
+OF_VOTES = ("cohen", "pair")  # certificates
 EMBEDDING = "embedding"
 VOTES = ("multi-step", "local")  # whose scores are votes, not logits
 

@@ -263,18 +263,7 @@ class Demo:
 
 def _systems(config: DemoConfig, recogniser: nn.Module, purifier: audiopure.Purifier) -> list[System]:
     def attacks(steps: int, eot: int) -> dict[str, Pgd]:
-        return {
-            norm: Pgd(
-                norm=norm,  # type: ignore[arg-type]
-                eps=eps,
-                steps=steps,
-                step_size=eps / 2,
-                momentum=0.85,
-                eot=eot,
-                max_rows=BATCH,
-            )
-            for norm, eps in PAPER_BUDGETS.items()
-        }
+        return {norm: Pgd.strong(norm, steps, eot, max_rows=BATCH) for norm in PAPER_BUDGETS}
 
     adaptive = attacks(config.steps, config.eot)
     level = f"n*={config.n_star:g}"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from audiopure.errors import InputError
 from audiopure.evaluation.certified.record import Certificates
 from audiopure.evaluation.reproduce.certified_tables import METHODS, SIGMAS, methods, record
-from audiopure.evaluation.reproduce.pictures import dress, line, pyplot, save
+from audiopure.evaluation.reproduce.pictures import dress, line, need, pyplot, save
 from audiopure.evaluation.reproduce.published import CERTIFIED, RADII
 
 GREY = "#5f6368"
@@ -16,16 +15,14 @@ GREY = "#5f6368"
 def certified(records: Path, path: Path) -> None:
     """Certified accuracy against the radius at the paper's two noise levels: figure A."""
     found = _certificates(records)
-    if not found:
-        raise InputError("there is no record to draw yet; run the certifications first")
+    need(found, "certifications")
     figure, axes = pyplot().subplots(1, len(SIGMAS), figsize=(4.4 * len(SIGMAS), 3.4), squeeze=False)
     for axis, sigma in zip(axes[0], SIGMAS, strict=True):
         for number, (method, (title, _)) in enumerate(METHODS.items()):
             if (method, sigma) in found:
                 radii = [4 * sigma * k / 80 for k in range(81)]
                 shares = [found[method, sigma].certified(radius) for radius in radii]
-                ys = [[100 * getattr(s, key) for s in shares] for key in ("value", "low", "high")]
-                line(axis, number, radii, ys, title)
+                line(axis, number, radii, shares, title)
         dress(axis, "L2 radius", f"sigma {sigma:g}")
     axes[0][0].set_ylabel("certified accuracy, %")
     save(figure, path)
@@ -34,14 +31,12 @@ def certified(records: Path, path: Path) -> None:
 def envelope(records: Path, path: Path) -> None:
     """The best of all sigmas at each radius, by method, with the paper's two curves as points."""
     found = methods(records)
-    if not found:
-        raise InputError("there is no record to draw yet; run the certifications first")
+    need(found, "certifications")
     figure, axis = pyplot().subplots(figsize=(7.2, 4))
     radii = [0.0, *(1.6 * 1.06 ** (k - 100) for k in range(101))]
     for number, method in enumerate(found):
         shares = [method.best(radius).share for radius in radii]
-        ys = [[100 * getattr(s, key) for s in shares] for key in ("value", "low", "high")]
-        line(axis, number, radii, ys, method.title)
+        line(axis, number, radii, shares, method.title)
     for sigma, marker in zip(SIGMAS, "ox", strict=True):
         points = [p for p in zip(RADII, CERTIFIED["one-shot", sigma], strict=True) if p[0] > 0]
         axis.plot(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from audiopure.attacks import PAPER_BUDGETS, Pgd
 from audiopure.data.layouts import load_dataset
 from audiopure.defended import defend
 from audiopure.errors import InputError
-from audiopure.evaluation.card import Card, Curve, Point
+from audiopure.evaluation.card import Card, Curve, Point, Proportion
 from audiopure.evaluation.reproduce.entries import Entry
 from audiopure.evaluation.reproduce.reading import BUDGETS, NORMS, iterate, stored
 from audiopure.noise import SeededNoise
@@ -34,8 +34,7 @@ def against(axis: str, entries: Sequence[Entry], records: Path, path: Path) -> N
     """
     found = lines(axis, entries, records)
     shown = [norm for norm in BUDGETS if any(norm in drawn for drawn in found.values())]
-    if not shown:
-        raise InputError("there is no record to draw yet; run the evaluations first")
+    need(shown, "evaluations")
     figure, axes = pyplot().subplots(1, len(shown), figsize=(4.4 * len(shown), 3.4), squeeze=False)
     for panel, norm in zip(axes[0], shown, strict=True):
         reach = [point.x for drawn in found.values() for point in drawn.get(norm, ())]
@@ -46,8 +45,7 @@ def against(axis: str, entries: Sequence[Entry], records: Path, path: Path) -> N
             level = len(points) == 1
             xs = [min(reach), max(reach)] if level else [point.x for point in points]
             chosen = [*points, *points] if level else points
-            ys = [[100 * getattr(p.y, key) for p in chosen] for key in ("value", "low", "high")]
-            line(panel, number, xs, ys, title)
+            line(panel, number, xs, [point.y for point in chosen], title)
         dress(panel, AXES[axis], BUDGETS[norm])
     axes[0][0].set_ylabel("accuracy, %")
     save(figure, path)
@@ -168,7 +166,15 @@ def pyplot() -> Any:
     return found
 
 
-def line(axis: Any, number: int, xs: Sequence[float], ys: Sequence[Sequence[float]], title: str) -> None:
+def need(found: Sized, runs: str) -> None:
+    """InputError where there is nothing to draw."""
+    if not len(found):
+        raise InputError(f"there is no record to draw yet; run the {runs} first")
+
+
+def line(axis: Any, number: int, xs: Sequence[float], shares: Sequence[Proportion], title: str) -> None:
+    """A line in percent with its intervals, in the colour of its number."""
+    ys = [[100 * getattr(share, key) for share in shares] for key in ("value", "low", "high")]
     colour, dashes = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
     axis.plot(xs, ys[0], color=colour, dashes=dashes, label=title)
     axis.fill_between(xs, ys[1], ys[2], color=colour, alpha=0.12, linewidth=0)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from audiopure.attacks import PAPER_BUDGETS, Pgd, score
+from audiopure.attacks import Pgd, score
 from audiopure.data import collate, load_dataset
 from audiopure.defended import defend
 from audiopure.diffusion.samplers import (
@@ -173,9 +173,7 @@ def level_attacked(
     harshest reading. `worst` counts a clip only if every pass recognises it.
     """
     model = defend(recogniser, purifier.replace(level=LEVELS[name]))
-    eps = PAPER_BUDGETS[norm]
-    # momentum and long steps: as strong in 40 gradients as plain PGD in several hundred
-    attack = Pgd(norm=norm, eps=eps, steps=steps, step_size=eps / 2, momentum=0.85, eot=eot)  # type: ignore[arg-type]
+    attack = Pgd.strong(norm, steps, eot)
     heard = []
     for waveform, lengths, targets, noise in speech.batches(50):
         result = attack(model, waveform, targets, noise=noise.fresh(1), lengths=lengths, progress=progress)
