@@ -3,7 +3,8 @@
     python benchmarks/certificates.py --data PATH/sc09 --work FOLDER [--only NAME ...] [--workers N]
 
 Resumable: every run goes on in its folder below --work; finished records lie in
-benchmarks/results/certificates and are not run again.
+benchmarks/results/certificates and are not run again. Where several methods share a denoiser,
+certificates_together.py makes the same records with less work.
 """
 
 from __future__ import annotations

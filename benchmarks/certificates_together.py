@@ -1,0 +1,131 @@
+"""Certificates of all methods behind one denoiser: each draw is denoised once, every recogniser hears it.
+
+    python benchmarks/certificates_together.py --data PATH/sc09 --work FOLDER [--only NAME ...] [--workers N]
+
+Folders and records are those of certificates.py, and so is every number in them, as the draws of a clip
+depend on nothing but its seed; either goes on where the other was cut off. Only the seconds differ: a draw's
+denoising counts for the method that hears it first. Needs 0.7 GB of memory a process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+
+import torch
+from certificates import EVERY_SIGMA
+from common import RESULTS, jobs_parser, prepare
+from torch import Tensor
+
+from audiopure.certification.bases import OneShot
+from audiopure.cli.console import advancing
+from audiopure.evaluation.certified.engine import Certification
+from audiopure.evaluation.certified.run import conclude, missing
+from audiopure.evaluation.certified.settings import CertifySettings
+from audiopure.evaluation.crew import share
+from audiopure.evaluation.reproduce.certified_tables import jobs
+from audiopure.evaluation.reproduce.jobs import RECORDS, Job, keep
+
+KEY = 4  # samples that tell one noisy version from another
+
+
+@dataclass
+class Once:
+    """Denoises what it has not met, and remembers it until told to forget."""
+
+    denoise: Callable[[Tensor], Tensor]
+    known: dict[bytes, Tensor] = field(default_factory=dict)
+
+    def __call__(self, noisy: Tensor) -> Tensor:
+        key = noisy[:, :KEY].contiguous().numpy().tobytes()
+        if key not in self.known:
+            self.known[key] = self.denoise(noisy)
+        return self.known[key]
+
+
+@dataclass
+class Together:
+    """Certifications of the same clips at the same sigma, one after another clip by clip."""
+
+    works: Sequence[Certification]
+    once: Once
+
+    @classmethod
+    def prepare(cls, settings: Sequence[CertifySettings], folders: Sequence[Path], workers: int) -> Together:
+        pairs = zip(settings, folders, strict=True)
+        works = [Certification.prepare(one, folder, workers=workers) for one, folder in pairs]
+        shots = [part for work in works for part in work.model.base.modules() if isinstance(part, OneShot)]
+        if len(shots) != len(works) or not all(same(shots[0], shot) for shot in shots):
+            raise SystemExit("these methods do not share a denoiser")
+        once = Once(shots[0].denoise)
+        for shot in shots:
+            shot.denoise = once
+        return cls(works, once)
+
+    @property
+    def units(self) -> list[int]:
+        return self.works[0].units
+
+    def do(self, unit: int, tick: Callable[..., None]) -> None:
+        for work in self.works:
+            work.do(unit, tick)
+        self.once.known.clear()
+
+
+def same(one: OneShot, other: OneShot) -> bool:
+    """Whether both denoise alike."""
+    states = [shot.denoiser.state_dict() for shot in (one, other)]  # type: ignore[attr-defined]
+    equal = states[0].keys() == states[1].keys() and all(
+        torch.equal(states[0][k], states[1][k]) for k in states[0]
+    )
+    return equal and one.sigma == other.sigma and one.level == other.level
+
+
+def settings_of(job: Job, data: Path) -> CertifySettings:
+    options = {job.words[k].removeprefix("--"): job.words[k + 1] for k in range(0, len(job.words), 2)}
+    return CertifySettings.of(data=data, **options)
+
+
+def main() -> int:
+    options = jobs_parser(__doc__).parse_args()
+    prepare(1)
+    patterns = options.only or ["*"]
+    for sigma in EVERY_SIGMA:
+        chosen = [
+            job
+            for job in jobs(options.weights, (sigma,))
+            if any(word.startswith("small+") for word in job.words)
+            and any(fnmatchcase(job.name, pattern) for pattern in patterns)
+            and not (RESULTS / "certificates" / f"{job.name}.json").is_file()
+        ]
+        if chosen:
+            certify(chosen, options.data, options.work, options.workers)
+    return 0
+
+
+def certify(chosen: Sequence[Job], data: Path, folder: Path, workers: int) -> None:
+    """Certify what is missing, and keep the records."""
+    settings = [settings_of(job, data) for job in chosen]
+    folders = [folder / job.name for job in chosen]
+    together = Together.prepare(settings, folders, workers)
+    for work in together.works:
+        work.begin()
+    draws = sum(map(missing, together.works))
+    print(f"{', '.join(job.name for job in chosen)}: at most {draws:,} draws to come", flush=True)
+    with advancing("Certifying", draws) as advance:
+        again = partial(Together.prepare, settings, folders, workers)
+        share(again, units=len(together.units), workers=workers, threads=1, tick=advance)
+    for work, job in zip(together.works, chosen, strict=True):
+        work.refresh()
+        conclude(work)
+        record = json.loads((work.folder / RECORDS[job.command]).read_text(encoding="utf-8"))
+        keep(record, RESULTS / "certificates" / f"{job.name}.json")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
