@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
+
+from audiopure.machine import settle
 
 if TYPE_CHECKING:
     from audiopure.evaluation.certified.record import Certificates
 
-torch.set_flush_denormal(True)
+settle()  # as commands do, and before the first matrix product
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -1,4 +1,4 @@
-"""What the process does with memory."""
+"""What the process does with memory, and in which order it adds up."""
 
 from __future__ import annotations
 
@@ -36,3 +36,25 @@ def test_memory_of_tensors_that_are_gone_serves_the_next() -> None:
             subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout
         )
     assert found[True] < 0.1 * 80 * 9_766 < found[False]
+
+
+SUMS = """
+import torch
+from audiopure.machine import settle
+from audiopure.nets.stft_denoiser import StftDenoiser
+
+settle()
+torch.manual_seed(0)
+net, found = StftDenoiser(width=8, blocks=1), []
+wave = torch.randn(1, 4800)
+for threads in (1, 2):
+    torch.set_num_threads(threads)
+    found.append(net(wave, 0.1))
+print(torch.equal(*found))
+"""
+
+
+def test_numbers_do_not_depend_on_how_many_threads_there_are() -> None:
+    """In a process of its own, as what was multiplied before decides."""
+    done = subprocess.run([sys.executable, "-c", SUMS], capture_output=True, check=True, text=True)
+    assert done.stdout == "True\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 from typing import TYPE_CHECKING
 
@@ -38,10 +39,16 @@ def keep_memory() -> bool:
 
 
 def settle() -> None:
-    """What a process of ours has from its start: memory that is kept, and no denormals.
+    """What a process of ours has from its start: memory that is kept, no denormals, and one order of sums.
 
-    Numbers below 1e-38 slow CPUs down a hundredfold and carry nothing.
+    Numbers below 1e-38 slow CPUs down a hundredfold and carry nothing. On Intel's CPUs matrix products would
+    be rounded otherwise with each number of threads, so that a run that goes on with more processes would
+    not end with the same numbers; told to, MKL keeps one order, at no cost that could be measured. Without
+    effect once the process has multiplied matrices.
     """
+    if "Intel" in processor():  # on others it might choose slower code
+        os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
     import torch  # here, as commands that show their help do without it
 
     torch.set_flush_denormal(True)
