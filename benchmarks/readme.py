@@ -72,12 +72,19 @@ def fill(text: str) -> str:
     """The document with every block written anew."""
 
     def block(match: re.Match[str]) -> str:
-        record, render = BLOCKS[match["name"]]
-        values = json.loads((RESULTS / f"{record}.json").read_text()) if record else {}
-        text = re.sub(r"(?<!\\)n\*", r"n\\*", render(values).strip())  # a bare * would start emphasis
+        text = re.sub(r"(?<!\\)n\*", r"n\\*", rendered(match["name"]))  # a bare * would start emphasis
         return f"{match[1]}\n{text}\n\n{match[3]}"
 
     return BLOCK.sub(block, text)
+
+
+def rendered(name: str) -> str:
+    """The Markdown of a block."""
+    record, render = BLOCKS[name]
+    if record is None:
+        return render({}).strip()
+    path = RESULTS / f"{record}.json"
+    return render(json.loads(path.read_text())).strip() if path.is_file() else "Not run yet."
 
 
 def main() -> int:
