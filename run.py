@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 # The version the results were made with. On a machine with a GPU, install the build that fits it into .venv.
 TORCH = "torch==2.13.0"
+MOST = 4  # processes of tests: each takes a gigabyte or two
 # On Linux the package index serves a CUDA build of gigabytes; PyTorch's own index has one without.
 CPU_TORCH = [f"{TORCH}+cpu", "--extra-index-url", "https://download.pytorch.org/whl/cpu"]
 
@@ -64,19 +65,25 @@ def prepare(extras: str) -> None:
     stamp.write_text(wanted)
 
 
+def cores() -> int:
+    """Those this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def check(options: list[str]) -> int:
-    """Lint, types, tests; the first failure ends it."""
+    """Lint, types, tests; the first failure ends it. Files of tests run side by side, each on one core."""
     commands = [
         [tool("ruff"), "check", "."],
         [tool("ruff"), "format", "--check", "."],
         [tool("pyright"), "--pythonpath", tool("python")],
-        [tool("python"), "-m", "pytest", *options],
+        [tool("python"), "-m", "pytest", "-n", str(min(cores(), MOST)), "--dist", "loadfile", *options],
     ]
+    settings = {"OMP_NUM_THREADS": "1"} | os.environ
     for command in commands:
         print(
             "$", " ".join(Path(part).name if part.startswith("/") else part for part in command), flush=True
         )
-        status = subprocess.call(command, cwd=ROOT)
+        status = subprocess.call(command, cwd=ROOT, env=settings)
         if status != 0:
             return status
     return 0
