@@ -34,7 +34,7 @@ def by_sigma(_: object) -> str:
             ends = [f"{rec.mean_radius:.3f}", f"{100 * rec.abstained.value:.0f}"]
             body.append([method.title, f"{rec.settings['sigma']:g}", *cells, *ends])
     if not body:
-        return "Not run yet."
+        return ""
     heads = ["base", "sigma", *(f"{r:g}" for r in certified_tables.ENVELOPE), "mean radius", "abstain, %"]
     return table(heads, body)
 
@@ -56,7 +56,7 @@ def meanings(_: object) -> str:
         cells = [f"{radius:.3f}", f"{linf:.1e}", *(f"{value:.0f}" for value in decibels)]
         body.append([f"{sigma:g}", *cells, f"{100 * heard:.0f}"])
     if not body:
-        return "Not run yet."
+        return ""
     heads = ["sigma", "L2 radius", "L∞ radius", "SNR, dB", "RMS, dB", "250 Hz, dB", "1 kHz, dB", "4 kHz, dB"]
     return table([*heads, "heard, %"], body)
 
@@ -83,7 +83,7 @@ def objects(_: object) -> str:
             cells = [f"{100 * rec.certified(k * sigma).value:.0f}" for k in (0.0, 0.5, 1.0, 2.0, 3.0)]
             body.append([name, rec.unit, f"{sigma:g}", *cells, middle, wave])
     if not body:
-        return "Not run yet."
+        return ""
     heads = ["object", "unit", "sigma", "r = 0", "sigma / 2", "sigma", "2 sigma", "3 sigma", "median radius"]
     return table([*heads, "of the waveform, L2"], body)
 
@@ -109,7 +109,7 @@ def more(_: object) -> str:
             facts = [str(len(rec.clips)), f"{rec.settings['n']:,}", rec.norm]
             body.append([kind, f"{rec.settings['sigma']:g}", *facts, *cells, f"{rec.mean_radius:.3f}"])
     if not body:
-        return "Not run yet."
+        return ""
     heads = [
         "run",
         "sigma",
@@ -142,7 +142,7 @@ def shapes(_: object) -> str:
             ]
             body.append([shape, *cells, *levels])
     heads = ["noise, Hz:dB", "sigma", "clips", "right, %", *(f"{hz} Hz, dB" for hz in OCTAVES)]
-    return table(heads, body) if body else "Not run yet."
+    return table(heads, body) if body else ""
 
 
 def speakers(record: dict[str, Any]) -> str:

@@ -9,27 +9,25 @@ denoising counts for the method that hears it first. Needs 0.7 GB of memory a pr
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
 import torch
 from certificates import EVERY_SIGMA
-from common import RESULTS, jobs_parser, prepare
+from common import asked, jobs_parser, place, prepare
 from torch import Tensor
 
 from audiopure.certification.bases import OneShot
 from audiopure.cli.console import advancing
+from audiopure.evaluation.certified import run
 from audiopure.evaluation.certified.engine import Certification
-from audiopure.evaluation.certified.run import conclude, missing
 from audiopure.evaluation.certified.settings import CertifySettings
 from audiopure.evaluation.crew import share
 from audiopure.evaluation.reproduce.certified_tables import jobs
-from audiopure.evaluation.reproduce.jobs import RECORDS, Job, keep
+from audiopure.evaluation.reproduce.jobs import Job, Place, collect, missing
 
 KEY = 4  # samples that tell one noisy version from another
 
@@ -86,45 +84,35 @@ def same(one: OneShot, other: OneShot) -> bool:
     return equal and one.sigma == other.sigma and one.level == other.level
 
 
-def settings_of(job: Job, data: Path) -> CertifySettings:
-    options = {job.words[k].removeprefix("--"): job.words[k + 1] for k in range(0, len(job.words), 2)}
-    return CertifySettings.of(data=data, **options)
-
-
 def main() -> int:
     options = jobs_parser(__doc__).parse_args()
     prepare(1)
-    patterns = options.only or ["*"]
+    where = place("certificates", options)
     for sigma in EVERY_SIGMA:
-        chosen = [
-            job
-            for job in jobs(options.weights, (sigma,))
-            if any(word.startswith("small+") for word in job.words)
-            and any(fnmatchcase(job.name, pattern) for pattern in patterns)
-            and not (RESULTS / "certificates" / f"{job.name}.json").is_file()
+        behind = [
+            job for job in jobs(options.weights, (sigma,)) if job.options["system"].startswith("small+")
         ]
-        if chosen:
-            certify(chosen, options.data, options.work, options.workers)
+        if chosen := missing(asked(behind, options), where):
+            certify(chosen, where)
     return 0
 
 
-def certify(chosen: Sequence[Job], data: Path, folder: Path, workers: int) -> None:
+def certify(chosen: Sequence[Job], where: Place) -> None:
     """Certify what is missing, and keep the records."""
-    settings = [settings_of(job, data) for job in chosen]
-    folders = [folder / job.name for job in chosen]
-    together = Together.prepare(settings, folders, workers)
+    settings = [CertifySettings.of(data=where.data, **job.options) for job in chosen]
+    folders = [where.work / job.name for job in chosen]
+    prepared = partial(Together.prepare, settings, folders, where.workers)
+    together = prepared()
     for work in together.works:
         work.begin()
-    draws = sum(map(missing, together.works))
+    draws = sum(map(run.missing, together.works))
     print(f"{', '.join(job.name for job in chosen)}: at most {draws:,} draws to come", flush=True)
     with advancing("Certifying", draws) as advance:
-        again = partial(Together.prepare, settings, folders, workers)
-        share(again, units=len(together.units), workers=workers, threads=1, tick=advance)
+        share(prepared, units=len(together.units), workers=where.workers, threads=1, tick=advance)
     for work, job in zip(together.works, chosen, strict=True):
         work.refresh()
-        conclude(work)
-        record = json.loads((work.folder / RECORDS[job.command]).read_text(encoding="utf-8"))
-        keep(record, RESULTS / "certificates" / f"{job.name}.json")
+        run.conclude(work)
+        collect(job, where)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,16 @@ def jobs_parser(description: str | None) -> argparse.ArgumentParser:
 
 def run_jobs(jobs: Iterable[Job], records: str, options: argparse.Namespace) -> int:
     """Run those asked for that have no record in results/RECORDS yet. Returns the exit status."""
+    found = asked(jobs, options)
+    return carry_out(found, place(records, options), lambda sentence: print(sentence, flush=True))
+
+
+def asked(jobs: Iterable[Job], options: argparse.Namespace) -> list[Job]:
+    """Those that `--only` names."""
     patterns = options.only or ["*"]
-    chosen = [job for job in jobs if any(fnmatchcase(job.name, pattern) for pattern in patterns)]
-    place = Place(options.data, RESULTS / records, options.work, options.workers, options.device)
-    return carry_out(chosen, place, lambda sentence: print(sentence, flush=True))
+    return [job for job in jobs if any(fnmatchcase(job.name, pattern) for pattern in patterns)]
+
+
+def place(records: str, options: argparse.Namespace) -> Place:
+    """Where jobs find their data and leave what they have, with records in results/RECORDS."""
+    return Place(options.data, RESULTS / records, options.work, options.workers, options.device)

@@ -145,7 +145,7 @@ def schedule(_: object) -> str:
             cells.append(_gain(sum(unlike) / len(common), low, high))
             body.append([f"`{protocol}`", BUDGETS[column], str(len(common)), *cells])
     if not body:
-        return "Not run yet."
+        return ""
     heads = ["protocol", "budget", "clips", "draws grow, %", "all from the start, %", "difference, points"]
     return table(heads, body) + "\n\nAverage over fresh passes; paired 95 % interval over clips."
 
@@ -170,7 +170,7 @@ def _gain(difference: float, low: float, high: float) -> str:
 
 def _with_notes(heads: list[str], body: list[list[str]], found: dict[str, Card]) -> str:
     if not found:
-        return "Not run yet."
+        return ""
     first = next(iter(found.values()))
     name, passes = first.protocol.name, first.protocol.passes
     reading = f"Average over {passes} fresh passes with the 95 % interval over clips"

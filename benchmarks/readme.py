@@ -79,12 +79,14 @@ def fill(text: str) -> str:
 
 
 def rendered(name: str) -> str:
-    """The Markdown of a block."""
+    """The Markdown of a block; of one without a record, or without rows, that it has not been run."""
     record, render = BLOCKS[name]
-    if record is None:
-        return render({}).strip()
     path = RESULTS / f"{record}.json"
-    return render(json.loads(path.read_text())).strip() if path.is_file() else "Not run yet."
+    if record is None:
+        text = render({})
+    else:
+        text = render(json.loads(path.read_text())) if path.is_file() else ""
+    return text.strip() or "Not run yet."
 
 
 def main() -> int:

@@ -88,9 +88,9 @@ def test_what_has_a_record_is_not_run_again_and_one_failure_does_not_end_all(
     words = ("--system", "digits", "--sigma", "0.1", "--limit", "10", "--n", "100")
     assert carry_out([refused, Job("later", "certify", words)], place) == 2
     assert "no weights at 'nothing'" in capfd.readouterr().err and not place.record(refused).is_file()
-    assert (
-        json.loads((place.records.parent / "certificates" / "later.json").read_text())["settings"]["n"] == 100
-    )
+    later = (place.records.parent / "certificates" / "later.json").read_text()
+    assert json.loads(later)["settings"]["n"] == 100
+    assert "--data sc09 " in json.loads(later)["command"] and str(place.data) not in later
 
 
 def test_weights_are_found_or_how_to_train_them_is_told(tmp_path: Path) -> None:

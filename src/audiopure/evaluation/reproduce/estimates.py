@@ -47,12 +47,12 @@ class Estimates:
 
     def hours(self, job: Job) -> float:
         """Raises InputError or WeightsError for a system that cannot be loaded."""
-        given = dict(zip(job.words[::2], job.words[1::2], strict=True))
-        system, clips = load_system(given["--system"]), int(given["--limit"])
+        given = job.options
+        system, clips = load_system(given["system"]), int(given["limit"])
         if job.command == "certify":
-            spent = int(given["--n"]) * clips * self._timed(system.spec, "system", system.model).forward
+            spent = int(given["n"]) * clips * self._timed(system.spec, "system", system.model).forward
             return spent / 3600
-        rows, _ = line_up(system, protocol(given["--protocol"]), clips)
+        rows, _ = line_up(system, protocol(given["protocol"]), clips)
         return sum(self._seconds(system, row) for row in rows) / 3600
 
     def _seconds(self, system: System, row: Contender) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -29,6 +30,11 @@ class Job(NamedTuple):
     name: str
     command: str
     words: tuple[str, ...]
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Its words by the option's name, without dashes."""
+        return {k.removeprefix("--"): v for k, v in zip(self.words[::2], self.words[1::2], strict=True)}
 
 
 def evaluation(name: str, system: str, protocol: str, clips: int = 100) -> Job:
@@ -86,10 +92,20 @@ def carry_out(jobs: Sequence[Job], place: Place, say: Callable[[str], None] = la
         if status in (INTERRUPTED, TERMINATED) or status < 0:
             return status
         if status == 0:
-            text = (folder / RECORDS[job.command]).read_text(encoding="utf-8")
-            keep(json.loads(text), place.record(job))
+            collect(job, place)
         failed = failed or status
     return failed
+
+
+def collect(job: Job, place: Place) -> None:
+    """Keep the record of a finished job, where the data go by their name: a path is of one machine."""
+    text = (place.work / job.name / RECORDS[job.command]).read_text(encoding="utf-8")
+    record, name = json.loads(text), place.data.resolve().name
+    paths = [f"--data {shlex.quote(str(folder))}" for folder in (place.data, name)]
+    record["command"] = record["command"].replace(*paths)
+    if "data" in record.get("settings", {}):
+        record["settings"]["data"] = name
+    keep(record, place.record(job))
 
 
 def keep(record: dict[str, Any], path: Path) -> None:
