@@ -4,16 +4,18 @@
 
 Resumable: every run goes on in its folder below --work; finished records lie in
 benchmarks/results/certificates and are not run again. Where several methods share a denoiser,
-certificates_together.py makes the same records with less work.
+certificates_together.py makes the same records with less work. On a CPU without instructions for matrices in
+bf16 (AMX), --precision fp32 is faster; records say which it was.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from common import jobs_parser, run_jobs
+from common import certificates_parser, run_jobs
 
 from audiopure.evaluation.reproduce.certified_tables import EARLY, EVERY_SIGMA, METHODS, certification
 from audiopure.evaluation.reproduce.certified_tables import jobs as certified_jobs
@@ -30,29 +32,30 @@ LAPLACE = (0.05, 0.25)
 SHAPED, SHAPE = 0.1, "0:0,2000:0,4000:12,8000:12"  # more noise where speech has less
 
 
-def jobs(weights: Path) -> Iterator[Job]:
+def jobs(weights: Path, precision: str) -> Iterator[Job]:
     """What the README needs first."""
-    yield from certified_jobs(weights, EVERY_SIGMA)
+    yield from certified_jobs(weights, EVERY_SIGMA, precision)
+    run = partial(certification, precision=precision)
     fine = METHODS["fine-tuned"][1]
-    yield certification(f"many-draws-{MANY:g}", fine, MANY, 10, 100_000, *EARLY)
+    yield run(f"many-draws-{MANY:g}", fine, MANY, 10, 100_000, *EARLY)
     for sigma in MULTI_STEP:
         words = ("--denoise", "multi-step", "--steps", "3", "--votes", "5")
-        yield certification(f"multi-step-{sigma:g}", fine, sigma, 20, 1000, *words)
-        yield certification(f"one-shot-beside-{sigma:g}", fine, sigma, 20, 1000)
+        yield run(f"multi-step-{sigma:g}", fine, sigma, 20, 1000, *words)
+        yield run(f"one-shot-beside-{sigma:g}", fine, sigma, 20, 1000)
     for kind in ("cohen", "pair", "kl", "renyi", "hockey-stick"):
-        yield certification(f"{kind}-{MANY:g}", fine, MANY, 20, 5_000, "--certificate", kind)
+        yield run(f"{kind}-{MANY:g}", fine, MANY, 20, 5_000, "--certificate", kind)
     for sigma in LAPLACE:
-        yield certification(f"laplace-{sigma:g}", fine, sigma, 50, 10_000, "--noise", "laplace", *EARLY)
+        yield run(f"laplace-{sigma:g}", fine, sigma, 50, 10_000, "--noise", "laplace", *EARLY)
     words = ("--noise", "shaped", "--shape", SHAPE)
-    yield certification(f"shaped-{SHAPED:g}", fine, SHAPED, 50, 10_000, *words, *EARLY)
+    yield run(f"shaped-{SHAPED:g}", fine, SHAPED, 50, 10_000, *words, *EARLY)
     for name, sigmas in OBJECTS.items():
         for sigma in sigmas:
-            yield certification(f"{name}-{sigma:g}", "digits", sigma, 100, 10_000, "--object", name, *EARLY)
+            yield run(f"{name}-{sigma:g}", "digits", sigma, 100, 10_000, "--object", name, *EARLY)
 
 
 def main() -> int:
-    options = jobs_parser(__doc__).parse_args()
-    return run_jobs(jobs(options.weights), "certificates", options)
+    options = certificates_parser(__doc__).parse_args()
+    return run_jobs(jobs(options.weights, options.precision), "certificates", options)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from certificates import EVERY_SIGMA
-from common import asked, jobs_parser, place, prepare
+from common import asked, certificates_parser, place, prepare
 from torch import Tensor
 
 from audiopure.certification.bases import OneShot
@@ -85,13 +85,12 @@ def same(one: OneShot, other: OneShot) -> bool:
 
 
 def main() -> int:
-    options = jobs_parser(__doc__).parse_args()
+    options = certificates_parser(__doc__).parse_args()
     prepare(1)
     where = place("certificates", options)
     for sigma in EVERY_SIGMA:
-        behind = [
-            job for job in jobs(options.weights, (sigma,)) if job.options["system"].startswith("small+")
-        ]
+        every = jobs(options.weights, (sigma,), options.precision)
+        behind = [job for job in every if job.options["system"].startswith("small+")]
         if chosen := missing(asked(behind, options), where):
             certify(chosen, where)
     return 0

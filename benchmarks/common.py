@@ -69,6 +69,13 @@ def jobs_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def certificates_parser(description: str | None) -> argparse.ArgumentParser:
+    """Options of a benchmark that is a list of certifications."""
+    parser = jobs_parser(description)
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of base classifiers")
+    return parser
+
+
 def run_jobs(jobs: Iterable[Job], records: str, options: argparse.Namespace) -> int:
     """Run those asked for that have no record in results/RECORDS yet. Returns the exit status."""
     found = asked(jobs, options)
