@@ -204,7 +204,7 @@ def test_systems_without_draws_are_level_lines(tmp_path: Path) -> None:
     assert "none 20 % (L2)" in alt and "50 % (L2)" in alt and "30 clips" in words
 
 
-def certificates(radii: list[float], n: int, sigma: float = 0.5) -> Certificates:
+def certificates(radii: list[float], n: int, sigma: float = 0.5, precision: str = "bf16") -> Certificates:
     clip = {"label": "one", "guess": "one", "implied": {}, "p": 0.9, "q": 0.1, "n": n, "counts": {}}
     clip |= {"explained": None, "seconds": 0.0, "answer": "one"}
     facts: dict[str, Any] = {"name": "sc09", "split": "test", "clips": len(radii), "of": 9}
@@ -213,7 +213,7 @@ def certificates(radii: list[float], n: int, sigma: float = 0.5) -> Certificates
             "command": "",
             "versions": {},
             "machine": {},
-            "settings": {"n": n, "alpha": 0.001, "sigma": sigma},
+            "settings": {"n": n, "alpha": 0.001, "sigma": sigma, "precision": precision},
             "data": facts | {"note": None, "shard": None},
             "weights": {},
             "labels": ["one"],
@@ -248,7 +248,7 @@ def test_certified_rows_have_their_own_clips_draws_and_intervals(tmp_path: Path)
 def test_the_envelope_has_the_best_sigma_and_says_what_is_lacking(tmp_path: Path) -> None:
     found = {
         "fine-tuned-0.1": certificates([0.2, 0.2, 0.2, 0.05], 1000, 0.1),
-        "fine-tuned-0.5": certificates([1.1, 0.9, 0.0, 0.0], 1000, 0.5),
+        "fine-tuned-0.5": certificates([1.1, 0.9, 0.0, 0.0], 1000, 0.5, "fp32"),
     }
     records, picture = tmp_path / "records", tmp_path / "envelope.svg"
     assert certified_tables.enveloped(records) == "Not run."
@@ -262,6 +262,7 @@ def test_the_envelope_has_the_best_sigma_and_says_what_is_lacking(tmp_path: Path
     assert row_of(text, "published (AudioPure, sigma 1)")[1:] == [
         *["27", "", "", "", "", "22", "16", "15", "12", "11", "8"]
     ]
+    assert "Bases run in bf16, but in fp32 AudioPure, compact, recogniser tuned on it: 0.5." in text
     assert "recogniser tuned on it: 0.005, 0.01, 0.025, 0.05, 0.25, 1." in text
     certified_pictures.envelope(records, picture)
     caption = certified_pictures.envelope_caption(records)
