@@ -155,6 +155,54 @@ def test_a_smoothed_classifier_certifies_and_answers() -> None:
         Smoothed(model, Gaussian(SIGMA), before=(nn.Identity(),))  # type: ignore[arg-type]
 
 
+class Listening(nn.Module):
+    """Keeps what it hears."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[Tensor] = []
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        self.heard.append(noisy.clone())
+        return torch.stack([noisy[:, 0], -noisy[:, 0]], 1)
+
+
+def test_answers_rest_on_draws_that_nobody_knows_unless_a_seed_is_given() -> None:
+    def heard(**seed: int) -> Tensor:
+        base = Listening()
+        Smoothed(base, Gaussian(SIGMA)).predict(torch.ones(8), Predict(n=100), **seed)
+        return torch.cat(base.heard)
+
+    assert torch.equal(heard(seed=3), heard(seed=3))
+    assert not torch.equal(heard(), heard()) and not torch.equal(heard(seed=3), heard(seed=4))
+
+
+@pytest.mark.parametrize(
+    ("layer", "why"),
+    [
+        (nn.BatchNorm1d(8), "over a batch"),
+        (nn.SyncBatchNorm(8), "over a batch"),
+        (nn.Dropout(0.1), "no seed"),
+    ],
+)
+def test_a_base_whose_rows_depend_on_one_another_is_refused(layer: nn.Module, why: str) -> None:
+    model = Smoothed(nn.Sequential(layer, half_space(8)), Gaussian(SIGMA))
+    clip = at_margin(half_space(8), 0.5)
+    with pytest.raises(InputError, match=f"{why}.*eval"):
+        model.certify(clip, Certify(n=100), seed=0)
+    model.base.eval()
+    assert model.certify(clip, Certify(n=1000), seed=0).label == 0
+    still = nn.Sequential(nn.BatchNorm1d(8, track_running_stats=False), half_space(8)).eval()
+    with pytest.raises(InputError, match="over a batch"):
+        Smoothed(still, Gaussian(SIGMA)).certify(clip, Certify(n=100), seed=0)
+
+
+@pytest.mark.parametrize("given", [{"n": 0}, {"alpha": 2.0}, {"alpha": 0.0}, {"alpha": -1.0}])
+def test_answers_need_draws_and_a_chance_to_be_wrong(given: dict[str, float]) -> None:
+    with pytest.raises(InputError, match=r"draws|alpha"):
+        Predict(**given)  # type: ignore[arg-type]
+
+
 def test_what_may_come_before_the_noise_depends_on_the_norm_of_its_law() -> None:
     model, law = half_space(8), Shaped(SIGMA, lambda samples: np.linspace(0.2, 3.0, samples // 2 + 1))
     halved = Smoothed(model, law, before=(Attenuate(0.5),))

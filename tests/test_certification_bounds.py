@@ -92,6 +92,11 @@ def test_looks_grow_to_the_last_draw() -> None:
     ends = Looks.growing(10_000, 0.001).ends
     assert ends[-1] == 10_000 and ends == tuple(sorted(set(ends))) and all(end % 100 == 0 for end in ends)
     assert Looks.growing(100, 0.001).ends == (100,)
+    looks = Looks.growing(10_000, 0.001)
+    assert sum(looks.shares) == pytest.approx(0.001, rel=1e-12) and len(looks.shares) == len(ends) > 3
+    # who is right in every draw loses little by having been looked at before
+    single = stats.norm.ppf(clopper_pearson_lower(10_000, 10_000, 0.001))
+    assert single - 0.005 < stats.norm.ppf(looks.lower(looks.ends)) < single
     with pytest.raises(InputError, match="growing"):
         Looks((200, 100), 0.001)
     with pytest.raises(InputError, match="alpha"):

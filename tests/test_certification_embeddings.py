@@ -11,6 +11,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from audiopure import InputError
+from audiopure.certification.bounds import Method
 from audiopure.certification.embeddings import (
     CertifyIdentity,
     Gallery,
@@ -87,6 +88,48 @@ def test_equal_lengths_need_no_offset_and_unequal_ones_do() -> None:
     equal = Gallery(np.eye(2)).levels(0)
     longer = Gallery(np.diag([2.0, 1.0])).levels(0)
     assert equal[0] == 0.5 and longer[0] == pytest.approx(0.5 + 1.5 / (2 * math.sqrt(5)))
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+@pytest.mark.parametrize("method", ["hoeffding", "bernstein"])
+def test_names_between_speakers_are_certified_no_more_often_than_alpha(method: Method, alpha: float) -> None:
+    """Embeddings that are one centroid or the other by a fair coin: any name is wrong, as is any claim."""
+    gallery, runs = Gallery(np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 2.0]])), 10_000
+    rng = np.random.default_rng(0)
+    tosses = np.stack([rng.choice([-1.0, 1.0], (runs, 220)), np.zeros((runs, 220))], 2)
+    parts = [(one[:20], one[20:]) for one in tosses]
+    names = [identify(*part, gallery, 1.0, alpha=alpha, method=method) for part in parts]
+    named = sum(name.decision is not None for name in names)
+    claims = [verify(one[20:, 0], 0.0, 1.0, alpha=alpha, method=method) for one in tosses]
+    claimed = sum(claim.decision is not None for claim in claims)
+    most = stats.binom(runs, alpha).ppf(1 - 1e-6)
+    assert max(named, claimed) <= most
+    if method == "hoeffding":  # exp(-2 n t^2) is not tight, but not idle either
+        assert min(named, claimed) > 0
+
+
+def test_bounds_spend_what_they_may() -> None:
+    """Hoeffding's bounds by hand: a rival's spends alpha, either side of a claim half of it."""
+    alpha, n, rng = 0.01, 400, np.random.default_rng(0)
+    gallery = Gallery(np.diag([1.0, 0.9, 1.1, 0.8]))
+    found = 0.2 * rng.random((n, 4)) + np.array([0.8, 0.1, 0.1, 0.1])
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    radii = []
+    for rival in (1, 2, 3):
+        apart = gallery.centroids[0] - gallery.centroids[rival]
+        mean = float((0.5 + found @ apart / np.linalg.norm(apart) / 2).mean())
+        low = mean - math.sqrt(math.log(1 / alpha) / (2 * n))
+        border = (1 - gallery.centroids[rival].max() ** 2) / 2 / np.linalg.norm(apart)
+        radii.append(SIGMA * (stats.norm.ppf(low) - stats.norm.ppf(0.5 + border / 2)))
+    named = identify(found, found, gallery, SIGMA, alpha=alpha, method="hoeffding")
+    assert named.decision == 0 and named.radius == pytest.approx(min(radii), rel=1e-9)
+    cosines = rng.uniform(0.5, 0.9, n)
+    low = (1 + cosines.mean()) / 2 - math.sqrt(math.log(2 / alpha) / (2 * n))
+    accepted = verify(cosines, 0.2, SIGMA, alpha=alpha, method="hoeffding")
+    assert accepted.radius == pytest.approx(SIGMA * (stats.norm.ppf(low) - stats.norm.ppf(0.6)), rel=1e-9)
+    assert verify(-cosines, -0.2, SIGMA, alpha=alpha, method="hoeffding").radius == pytest.approx(
+        accepted.radius
+    )
 
 
 def test_a_mean_radius_is_exact_for_a_half_space() -> None:

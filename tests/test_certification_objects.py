@@ -16,6 +16,7 @@ from audiopure.certification.units import audibility, decibel, meaning, octave_l
 from audiopure.defended import defend
 from audiopure.diffusion.denoiser import EpsDenoiser, GaussianDenoiser
 from audiopure.diffusion.schedule import NoiseSchedule
+from audiopure.frontend import LogMel, MelSpectrogram
 from audiopure.level import SpeechLevel
 from audiopure.nets.m5 import M5
 from audiopure.nets.mel_recogniser import MelRecogniser
@@ -54,8 +55,28 @@ def test_other_recognisers_with_a_log_mel_work_and_those_without_say_so() -> Non
         representation("cepstrum", net)
 
 
-def test_magnitudes_stretch_no_distance_by_more_than_they_say(recogniser: MelResNet) -> None:
-    found = Magnitude(recogniser)
+class Heard(nn.Module):
+    """A recogniser whose front end takes magnitudes to another power."""
+
+    def __init__(self, power: float) -> None:
+        super().__init__()
+        self.frontend = LogMel(
+            MelSpectrogram(16_000, n_fft=512, hop=128, n_mels=20, power=power, pad_mode="constant")
+        )
+
+    def padded(self, waveform: Tensor) -> Tensor:
+        return waveform
+
+    def from_log_mel(self, decibel: Tensor) -> Tensor:
+        return decibel.mean(2)
+
+
+@pytest.mark.parametrize("power", [None, 1.0, 1.5, 2.0])
+def test_magnitudes_stretch_no_distance_by_more_than_they_say(
+    power: float | None, recogniser: MelResNet
+) -> None:
+    ear = recogniser if power is None else Heard(power)
+    found = Magnitude(ear)
     factor = 1 / found.waveform_radius(1.0)
     a = sounds(20)
     b = a + 1e-2 * sounds(20, seed=1)
@@ -72,6 +93,9 @@ def test_magnitudes_stretch_no_distance_by_more_than_they_say(recogniser: MelRes
     assert all(
         representation(n, recogniser).implied(0.7) == {} for n in ("waveform", "filterbank", "log-mel")
     )
+    once = Hears(found)(found.encode(a))
+    direct = ear.from_log_mel(ear.frontend(ear.padded(a)))  # type: ignore[operator, union-attr]
+    torch.testing.assert_close(once, direct, rtol=1e-4, atol=1e-4)
 
 
 def test_only_what_brings_no_clips_apart_may_come_before_the_noise() -> None:
@@ -133,6 +157,9 @@ def test_a_noise_estimator_is_asked_between_its_steps() -> None:
         asked = net.index[-1] + 1
         assert round(asked) == step and asked != step
         assert schedule.alpha_bar(asked) == pytest.approx(1 / (1 + sigma**2))
+    # a level policy may lift a quiet clip's noise beyond the schedule
+    OneShot(EpsDenoiser(net, schedule), Loudness(), 9.0)(sounds(1, 64), noise=SeededNoise(0))
+    assert net.index[-1] + 1 == pytest.approx(len(schedule))
 
 
 def test_level_after_the_noise_rescales_sigma_with_the_clip() -> None:
@@ -179,6 +206,20 @@ def test_votes_of_chains_and_of_local_noise_add_up_and_replay() -> None:
         MultiStep(gaussian(), Loudness(), 100.0)
     with pytest.raises(InputError):
         LocalSmoothing(OneShot(gaussian(), Loudness(), 0.3), local=0.0)
+
+
+class Silent(nn.Module):
+    """Answers with nothing that could win."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.full((len(x), 3), math.nan)
+
+
+def test_votes_of_scores_that_are_not_finite_are_no_votes() -> None:
+    once = OneShot(gaussian(), Silent(), 0.3)
+    for base in (MultiStep(gaussian(), Silent(), 0.3), LocalSmoothing(once)):
+        with pytest.raises(InputError, match="not finite"):
+            base(sounds(2, 64), noise=SeededNoise(0))
 
 
 def test_a_defended_model_draws_its_own_noise_anew() -> None:

@@ -102,7 +102,7 @@ def test_every_certificate_and_law_is_that_of_its_draws(certificate: str, noise:
             k = int(counts[guess])
             p = float(stats.beta.ppf(alpha, k, 301 - k)) if k else 0.0
             most = max(int(other) for label, other in enumerate(counts) if label != guess)
-            q = min(1 - p, float(stats.beta.ppf(1 - alpha / 2, most + 1, 300 - most)))
+            q = min(1 - p, float(stats.beta.ppf(1 - alpha, most + 1, 300 - most)))
             expected = law.radius(p, q if certificate == "pair" else None)
         assert clip.radius == pytest.approx(expected, rel=1e-9)
     assert max(clip.radius for clip in record.clips) > 0
@@ -138,6 +138,28 @@ def test_bfloat16_certifies_what_runs_in_bfloat16(data: Path) -> None:
         assert clip.counts == known and clip.n == other.n
         moved += sum(abs(clip.counts.get(label, 0) - other.counts.get(label, 0)) for label in LABELS)
     assert 0 < moved < 0.02 * 700 * CLIPS  # rounding moves a few votes
+
+
+def test_decibels_are_those_of_the_clip_that_gets_the_noise(data: Path) -> None:
+    """A tenth of a clip at a tenth of the noise: the same margins, not 20 dB others."""
+    ear = Ear()
+    whole = audiopure.certify(ear, data, **COMMON)
+    tenth = audiopure.certify(Louder(), data, before="gain=0.1", **{**COMMON, "sigma": 0.002})
+    pairs = [(a, b) for a, b in zip(whole.clips, tenth.clips, strict=True) if a.explained and b.explained]
+    assert pairs
+    for a, b in pairs:
+        assert a.explained is not None and b.explained is not None
+        assert b.radius == pytest.approx(a.radius / 10, rel=1e-2)
+        assert b.explained.snr == pytest.approx(a.explained.snr, abs=0.1)
+        assert b.explained.octaves[1000] == pytest.approx(a.explained.octaves[1000], abs=0.1)
+        assert b.explained.rms == pytest.approx(a.explained.rms - 20, abs=0.1)
+
+
+class Louder(Ear):
+    """Undoes a gain of a tenth, after the noise."""
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        return super().forward(10 * waveform)
 
 
 def test_a_defence_that_is_no_purifier_is_certified_as_it_is() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from certify_helpers import COMMON, SYSTEM, found, run_cli
-from evaluation_helpers import CLIPS
+from evaluation_helpers import CLIPS, Ear
 
 import audiopure
 from audiopure import InputError
@@ -155,7 +157,8 @@ def test_what_the_pilot_chose_is_kept_though_other_draws_would_choose_otherwise(
 
 
 def test_shards_unite_to_the_whole(data: Path, certificates: Certificates, tmp_path: Path, capsys) -> None:
-    common = ["certify", "--system", SYSTEM, "--data", str(data), "--sigma", "0.02", "--n", "700"]
+    words = shutil.copytree(data, tmp_path / "words")
+    common = ["certify", "--system", SYSTEM, "--data", str(words), "--sigma", "0.02", "--n", "700"]
     common += ["--limit", str(CLIPS), "--workers", "1", "--threads", "1", "-o"]
     for number in (1, 2):
         assert run_cli(*common, str(tmp_path / str(number)), "--shard", f"{number}/2") == 0
@@ -163,6 +166,12 @@ def test_shards_unite_to_the_whole(data: Path, certificates: Certificates, tmp_p
     assert run_cli(*merged, str(tmp_path / "all")) == 0
     record = Certificates.model_validate_json((tmp_path / "all" / "certificates.json").read_bytes())
     assert found(record) == found(certificates) and "--shard" not in record.command
+    moved = words.rename(tmp_path / "elsewhere")
+    assert run_cli(*merged, str(tmp_path / "lost")) == 2 and "no such folder" in capsys.readouterr().err
+    assert run_cli(*merged, str(tmp_path / "again"), "--data", str(moved)) == 0
+    again = Certificates.model_validate_json((tmp_path / "again" / "certificates.json").read_bytes())
+    assert found(again) == found(record) and str(moved) in again.command
+    moved.rename(words)
     lone = ["certify", "--merge", str(tmp_path / "1"), "-o", str(tmp_path / "half")]
     capsys.readouterr()
     assert run_cli(*lone) == 2 and "are not finished in these shards" in capsys.readouterr().err
@@ -183,6 +192,37 @@ def test_uniting_draws_nothing(settings: dict[str, Any], data: Path, tmp_path: P
         record = merge(parts, tmp_path / "all")
     assert found(record) == found(whole) and record.draws == whole.draws
     assert record.settings["shard"] is None and record.data.shard is None
+
+
+def test_shards_of_other_recordings_do_not_unite(data: Path, tmp_path: Path) -> None:
+    words = shutil.copytree(data, tmp_path / "words")
+    parts = shards(words, tmp_path)
+    for clip in words.rglob("*.wav"):
+        clip.write_bytes(clip.read_bytes()[:-2000] + bytes(2000))
+    with pytest.raises(InputError, match="the clips here are not those"):
+        merge(parts, tmp_path / "all")
+    assert not (tmp_path / "all").exists()
+
+
+class Counting(Ear):
+    """Notes how many noisy versions it hears at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+
+    def forward(self, waveform: torch.Tensor) -> torch.Tensor:
+        self.batches.append(len(waveform))
+        return super().forward(waveform)
+
+
+def test_the_time_is_told_from_few_draws_and_none_when_all_are_done(data: Path, tmp_path: Path) -> None:
+    ear, said = Counting(), []
+    audiopure.certify(ear, data, output=tmp_path, rows=10**8, progress=said.append, **COMMON)
+    assert max(ear.batches) <= 800 and "4,800 draws" in said[0]  # no more than a clip takes
+    ear.batches.clear()
+    audiopure.certify(ear, data, output=tmp_path, rows=10**8, progress=said.append, **COMMON)
+    assert not ear.batches and " 0 draws" in said[1]
 
 
 @pytest.mark.parametrize("after", [1, 4])

@@ -67,6 +67,8 @@ class MultiStep(nn.Module):
     Args:
         steps: of each chain, equidistant from the schedule's step of this sigma to 0.
         votes: chains with noise of their own for each noisy clip. The scores are their votes.
+
+    Raises InputError for none of either, or a sigma beyond the schedule.
     """
 
     def __init__(
@@ -84,10 +86,7 @@ class MultiStep(nn.Module):
             raise InputError(f"multi-step denoising needs steps and votes, got {steps} and {votes}")
         self.denoiser, self.recogniser, self.votes = denoiser, recogniser, votes
         schedule = schedule or NoiseSchedule.linear()
-        try:
-            self.n_star = schedule.step(sigma)
-        except ValueError as error:
-            raise InputError(str(error)) from error
+        self.n_star = schedule.step(sigma)
         self.steps = FewShot(steps).steps(schedule, self.n_star)
         self.alpha_bar = schedule.alpha_bar(self.n_star)
 
@@ -135,6 +134,16 @@ class LocalSmoothing(nn.Module):
 
 
 def _votes(scores: Iterable[Tensor], dtype: torch.dtype) -> Tensor:
-    """How often each label has the highest score. Shape: (n, C) each -> (n, C)."""
-    counts = [torch.nn.functional.one_hot(each.argmax(1), each.shape[1]) for each in scores]
+    """How often each label has the highest score. Shape: (n, C) each -> (n, C).
+
+    Raises InputError for scores that are not finite, as counts would not show them any more.
+    """
+    counts = [torch.nn.functional.one_hot(finite(each).argmax(1), each.shape[1]) for each in scores]
     return torch.stack(counts).sum(0).to(dtype)
+
+
+def finite(scores: Tensor) -> Tensor:
+    """The scores; InputError if any is not finite."""
+    if not bool(torch.isfinite(scores).all()):
+        raise InputError("the base classifier returned scores that are not finite")
+    return scores

@@ -154,7 +154,7 @@ def identify(
     """Name the speaker of one clip, from embeddings (n, D) of its noisy versions.
 
     The speaker is chosen on `pilot`; against every rival the mean is bounded on `embeddings`, which must be
-    other draws, at alpha / (S - 1). The radius is the least over all rivals.
+    other draws. The radius is the least over all rivals.
     """
     speaker = gallery.nearest(pilot.mean(0))
     sums = [Sums.of(column) for column in gallery.margins(embeddings, speaker).T]
@@ -169,11 +169,11 @@ def radius_to_rivals(
 ) -> float:
     """The least L2 radius over all rivals, from the values and levels of `Gallery.margins`.
 
-    Bounded together with confidence 1 - alpha.
+    Holds with confidence 1 - alpha, and each rival's bound may spend all of it: the least radius is too large
+    only if that of the truly nearest rival is, and who that is does not depend on the draws.
     """
-    share = alpha / len(sums)
     return min(
-        mean_radius(mean_lower(s, share, method), sigma, level) if level > 0 else math.inf
+        mean_radius(mean_lower(s, alpha, method), sigma, level) if level > 0 else math.inf
         for s, level in zip(sums, levels, strict=True)
     )
 
@@ -201,7 +201,7 @@ class CertifyIdentity:
     method: Method = "bernstein"
 
     def __post_init__(self) -> None:
-        check_draws(self.n0, self.n - 1, self.alpha)  # a variance takes two
+        check_draws(self.n0, self.n, self.alpha, least=2)  # a variance takes two
 
     @property
     def most(self) -> int:

@@ -1,8 +1,8 @@
 """Numbers of draws at which counts may be looked at, so that sampling stops early without losing confidence.
 
-Every look spends an equal share of alpha on an exact Clopper-Pearson bound, so that all bounds hold at once
-with confidence 1 - alpha (union bound) and the best of them may be used, whenever and for whatever reason
-sampling stops.
+Every look spends a share of alpha on an exact Clopper-Pearson bound, so that all bounds hold at once with
+confidence 1 - alpha (union bound) and the best of them may be used, whenever and for whatever reason sampling
+stops. The last look, to which most clips come, has nearly all of it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from audiopure.errors import InputError
 from audiopure.metrics import clopper_pearson_lower
 
 FACTOR = 3.0  # from one look to the next
+EARLY = 0.05  # what the looks before the last may spend of alpha, all together
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,17 @@ class Looks:
         return cls(tuple(sorted({e for e in ends if e <= n})), alpha)
 
     @property
-    def share(self) -> float:
-        """What each look may spend."""
-        return self.alpha / len(self.ends)
+    def shares(self) -> tuple[float, ...]:
+        """What each look may spend; alpha in all."""
+        before = len(self.ends) - 1
+        if not before:
+            return (self.alpha,)
+        return (*[EARLY * self.alpha / before] * before, (1 - EARLY) * self.alpha)
 
     def lower(self, seen: Sequence[int]) -> float:
         """The best lower bound of a share, from successes at the looks so far."""
-        pairs = zip(seen, self.ends, strict=False)
-        return max((clopper_pearson_lower(k, n, self.share) for k, n in pairs), default=0.0)
+        looks = zip(seen, self.ends, self.shares, strict=False)
+        return max((clopper_pearson_lower(*look) for look in looks), default=0.0)
 
     def worth_going_on(self, seen: Sequence[int], tolerance: float) -> bool:
         """Whether the draws still to come can be expected to raise the radius by `tolerance` sigma.
@@ -74,7 +78,7 @@ class Looks:
         share = seen[-1] / n
         # at least one vote of either side, so that no share looks certain
         error = math.sqrt(max(share * (1 - share), 1 / n) / n)
-        hoped = clopper_pearson_lower(round(min(1.0, share + 2 * error) * end), end, self.share)
+        hoped = clopper_pearson_lower(round(min(1.0, share + 2 * error) * end), end, self.shares[-1])
         return _quantile(hoped) - _quantile(self.lower(seen)) > tolerance
 
 

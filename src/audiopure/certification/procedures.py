@@ -127,16 +127,20 @@ class Certify:
                 break
         assert counts is not None
         p = looks.lower(seen)
-        q = min(1 - p, self._others(counts, guess, n, looks)) if self.pair else 1 - p
+        spent = looks.shares[len(seen) - 1]
+        q = min(1 - p, self._others(counts, guess, n, spent)) if self.pair else 1 - p
         radius = law.radius(p, q)
         label = guess if radius > 0 else None
         return Certificate(label, radius, p, q, guess, tuple(int(k) for k in counts), n)
 
-    def _others(self, counts: Array, guess: int, n: int, looks: Looks) -> float:
-        """Upper bound of every other share at the last look, all labels and looks sharing half of alpha."""
-        share = looks.share / max(1, len(counts) - 1)
+    def _others(self, counts: Array, guess: int, n: int, spent: float) -> float:
+        """Upper bound of the largest other share at one look.
+
+        Every label may spend all of it: the largest of the bounds fails only if that of the label fails which
+        truly comes second, and this label does not depend on the draws.
+        """
         return max(
-            (clopper_pearson_upper(int(k), n, share) for label, k in enumerate(counts) if label != guess),
+            (clopper_pearson_upper(int(k), n, spent) for label, k in enumerate(counts) if label != guess),
             default=0.0,
         )
 
@@ -148,10 +152,15 @@ class Predict:
     Args:
         n: draws.
         alpha: chance of an answer that is not the smoothed classifier's.
+
+    Raises InputError without draws, or for alpha outside (0, 1).
     """
 
     n: int = 1000
     alpha: float = 0.001
+
+    def __post_init__(self) -> None:
+        check_draws(1, self.n, self.alpha)
 
     def __call__(self, ask: Ask) -> int | None:
         counts = ask.sum("predict", 0, self.n, votes)
@@ -183,7 +192,7 @@ class CertifyScores:
     def __post_init__(self) -> None:
         if self.bound not in CHOICES:
             raise InputError(f"there is no certificate '{self.bound}'; there are: {', '.join(CHOICES)}.")
-        check_draws(self.n0, self.n, self.alpha)
+        check_draws(self.n0, self.n, self.alpha, least=2)  # a variance takes two
 
     @property
     def most(self) -> int:
@@ -231,9 +240,11 @@ def margins(scores: Tensor, label: int) -> Tensor:
     return (chances[:, label] - others.amax(1)).clamp(-1, 1)
 
 
-def check_draws(n0: int, n: int, alpha: float) -> None:
-    """InputError without draws, or for alpha outside (0, 1)."""
-    if n0 < 1 or n < 1:
-        raise InputError(f"a certificate needs draws, got n0={n0} and n={n}")
+def check_draws(n0: int, n: int, alpha: float, *, least: int = 1) -> None:
+    """InputError without draws to select, for fewer than `least` to estimate, or for alpha outside (0, 1)."""
+    if n0 < 1 or n < least:
+        raise InputError(
+            f"a certificate needs draws, n0 of 1 or more and n of {least}; got n0={n0} and n={n}"
+        )
     if not 0 < alpha < 1:
         raise InputError(f"alpha must lie between 0 and 1, got {alpha:g}")

@@ -64,11 +64,12 @@ class Magnitude:
     unit = "magnitude of a bin"
 
     def encode(self, waveform: Tensor) -> Tensor:
-        return self._spectrogram(_padded(self.recogniser, waveform)).sqrt()
+        transform = self._spectrogram
+        return transform(_padded(self.recogniser, waveform)) ** (1 / transform.power)
 
     def decode(self, noisy: Tensor) -> Tensor:
         front = _front(self.recogniser)
-        return front.decibel(front.mel.sum(noisy.relu().square()))
+        return front.decibel(front.mel.sum(noisy.relu() ** self._spectrogram.power))
 
     def implied(self, radius: float) -> Mapping[str, float]:
         """The waveform's, where there is one."""
@@ -173,11 +174,13 @@ def representation(name: str, recogniser: nn.Module) -> Any:
 
 def _front(recogniser: nn.Module) -> LogMel:
     front = getattr(recogniser, "frontend", None)
-    if not isinstance(front, LogMel) or not hasattr(recogniser, "from_log_mel"):
+    parts = isinstance(front, LogMel), hasattr(recogniser, "from_log_mel"), hasattr(recogniser, "padded")
+    if not all(parts):
         raise InputError(
-            f"{type(recogniser).__name__} has no log-mel front end: only its waveform can be certified."
+            f"{type(recogniser).__name__} has no log-mel front end (frontend, padded, from_log_mel): "
+            "only its waveform can be certified."
         )
-    return front
+    return front  # type: ignore[return-value]
 
 
 def _padded(recogniser: nn.Module, waveform: Tensor) -> Tensor:

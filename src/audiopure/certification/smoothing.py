@@ -6,12 +6,16 @@ function of the noisy object, random or not: g depends on chances alone.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
+from audiopure.certification.bases import finite
 from audiopure.certification.before import Contraction, check
 from audiopure.certification.draws import CHUNK, Draws, Purpose
 from audiopure.certification.laws import Law
@@ -51,6 +55,9 @@ class Sampler:
         x: the object, without a batch axis.
         seed, item: of the draws.
         rows: how many noisy versions go through the base at once.
+
+    Raises InputError for a base in training mode, where its answers depend on what else is in a batch, or on
+    noise of no seed.
     """
 
     base: nn.Module
@@ -59,6 +66,10 @@ class Sampler:
     seed: int
     item: int
     rows: Rows = field(default_factory=Rows)
+
+    def __post_init__(self) -> None:
+        for part in self.base.modules():
+            _settled(part)
 
     def sum(self, purpose: Purpose, first: int, last: int, of: Statistic) -> Array:
         """A statistic that adds up over draws, of first..last-1, `first` a multiple of 100, in doubles."""
@@ -99,6 +110,17 @@ class Sampler:
                 yield ask(self.base, part, base.rows(range(k, k + len(part))))
 
 
+def _settled(part: nn.Module) -> None:
+    """InputError for a layer whose output is not a function of its row alone, or cannot be replayed."""
+    if isinstance(part, _BatchNorm) and (part.training or part.running_mean is None):
+        raise InputError(
+            "the base classifier normalises over a batch, so that draws would depend on one another: "
+            "call .eval()"
+        )
+    if isinstance(part, _DropoutNd) and part.training and part.p > 0:
+        raise InputError("the base classifier drops units at random, which no seed repeats: call .eval()")
+
+
 def ask(base: nn.Module, noisy: Tensor, noise: NoiseSource) -> Tensor:
     """Scores of the base for noisy objects. Shape: (n, ...) -> (n, C).
 
@@ -107,9 +129,7 @@ def ask(base: nn.Module, noisy: Tensor, noise: NoiseSource) -> Tensor:
     scores = base(noisy, noise=noise) if takes(base, "noise") else base(noisy)
     if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != len(noisy):
         raise InputError("a base classifier returns one row of scores for each noisy object")
-    if not bool(torch.isfinite(scores).all()):
-        raise InputError("the base classifier returned scores that are not finite")
-    return scores
+    return finite(scores)
 
 
 @dataclass(frozen=True)
@@ -154,7 +174,14 @@ class Smoothed:
         return (how or Certify())(self.sampler(waveform, seed=seed, item=item), self.law)
 
     def predict(
-        self, waveform: Tensor, how: Predict | None = None, *, seed: int, item: int = 0
+        self, waveform: Tensor, how: Predict | None = None, *, seed: int | None = None, item: int = 0
     ) -> int | None:
-        """The answer for one clip, None where it cannot be told. Shape: (T,)."""
-        return (how or Predict())(self.sampler(waveform, seed=seed, item=item))
+        """The answer for one clip, None where it cannot be told. Shape: (T,).
+
+        Args:
+            seed: of the draws, to replay an answer; None takes one that nobody knows. Its chance to be wrong
+                is over draws that the attacker does not know: whoever knows the seed may find a change well
+                within a certified radius that turns just these.
+        """
+        unknown = secrets.randbits(63) if seed is None else seed
+        return (how or Predict())(self.sampler(waveform, seed=unknown, item=item))

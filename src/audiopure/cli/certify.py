@@ -76,7 +76,7 @@ def certify(
     from audiopure.evaluation.certified.settings import CertifySettings
 
     if merge:
-        _show(united(merge, output), output)
+        _show(united(merge, output, data), output)
         return
     workers = workers or (running.cores() if device == "cpu" else 1)
     threads = threads or (1 if workers > 1 else running.cores())
@@ -119,7 +119,7 @@ def _run(work: Certification, workers: int, threads: int) -> Certificates:
     from audiopure.evaluation.certified.run import conclude, estimate, missing, run
 
     draws = missing(work)
-    total = draws * estimate(work) / workers
+    total = draws * estimate(work) / workers if draws else 0.0
     at_most = "" if work.settings.tolerance is None else "at most "
     say(
         f"{len(work.units)} clips, {at_most}{draws:,} draws to come: {at_most}about {duration(total)} in "

@@ -42,7 +42,8 @@ class EpsDenoiser(nn.Module):
 
     x0 = x - sigma eps_theta(sqrt(alpha_bar) x, n - 1), with n the step at which the schedule has this sigma,
     fractional between steps: the networks take 0-based indices and embed them continuously. Noise below that
-    of step 1 is outside what such a network was trained on and is treated as step 1.
+    of step 1 or above that of the last is outside what such a network was trained on, and is treated as
+    that step.
 
     Shape: (B, T) -> (B, T).
     """
@@ -58,7 +59,8 @@ class EpsDenoiser(nn.Module):
 
     def forward(self, x: Tensor, sigma: float | Tensor, lengths: Tensor | None = None) -> Tensor:
         sigmas = torch.as_tensor(sigma, dtype=torch.float64).expand(x.shape[0]).tolist()
-        steps = [max(1.0, self.schedule.step(value)) for value in sigmas]
+        top = self.schedule.sigma(len(self.schedule))
+        steps = [max(1.0, self.schedule.step(min(value, top))) for value in sigmas]
         scale = x.new_tensor([1 / math.sqrt(1 + value**2) for value in sigmas])[:, None]
         # in float32 whatever x is: bfloat16 cannot hold a fractional index
         index = torch.tensor([step - 1 for step in steps], device=x.device)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from audiopure.diffusion.denoiser import Denoiser
 from audiopure.diffusion.schedule import NoiseSchedule
+from audiopure.errors import InputError
 
 Variance = Literal["beta_tilde", "beta"]
 
@@ -164,7 +165,7 @@ def visit(
 ) -> tuple[Step, ...]:
     """Ancestral steps over any falling sequence of steps that ends at 0."""
     if len(stops) < 2 or stops[-1] != 0 or any(a <= b for a, b in pairwise(stops)):
-        raise ValueError("the steps to visit must fall and end at 0")
+        raise InputError("the steps to visit must fall and end at 0")
     return tuple(_posterior(schedule, n, m, variance=variance, last=m == 0) for n, m in pairwise(stops))
 
 
@@ -229,7 +230,7 @@ class ReverseSde(Sampler):
 
     def steps(self, schedule: NoiseSchedule, n_star: float) -> tuple[Step, ...]:
         if n_star != int(n_star):
-            raise ValueError(f"the reverse SDE needs a whole number of steps, got {n_star:g}")
+            raise InputError(f"the reverse SDE needs a whole number of steps, got {n_star:g}")
         return tuple(self._step(schedule, n) for n in range(int(n_star), 0, -1))
 
     def _step(self, schedule: NoiseSchedule, n: int) -> AffineStep:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from audiopure.errors import InputError
+
 
 @dataclass(frozen=True)
 class NoiseSchedule:
@@ -25,7 +27,7 @@ class NoiseSchedule:
 
     def __post_init__(self) -> None:
         if not self.betas or not all(0 < beta < 1 for beta in self.betas):
-            raise ValueError("a noise schedule needs at least one beta, each between 0 and 1")
+            raise InputError("a noise schedule needs at least one beta, each between 0 and 1")
         log_alpha = np.log1p(-np.asarray(self.betas, dtype=np.float64))
         object.__setattr__(self, "_log_alpha_bar", np.concatenate([[0.0], np.cumsum(log_alpha)]))
 
@@ -76,22 +78,22 @@ class NoiseSchedule:
     def step(self, sigma: float) -> float:
         """The step, fractional in general, at which the noise relative to the signal is `sigma`.
 
-        Inverse of `sigma`: alpha_bar = 1 / (1 + sigma^2). ValueError beyond the noisiest step.
+        Inverse of `sigma`: alpha_bar = 1 / (1 + sigma^2). InputError beyond the noisiest step.
         """
         target = -math.log1p(sigma * sigma)
         table = self._log_alpha_bar  # type: ignore[attr-defined]
         if not (sigma >= 0 and target >= table[-1] * (1 + 1e-12)):  # NaN fails too
-            raise ValueError(f"sigma must lie between 0 and {self.sigma(len(self)):.4g}, got {sigma:g}")
+            raise InputError(f"sigma must lie between 0 and {self.sigma(len(self)):.4g}, got {sigma:g}")
         return float(np.interp(-target, -table, np.arange(len(table))))
 
     def _log(self, n: float) -> float:
         if not 0 <= n <= len(self):
-            raise ValueError(f"a step of this schedule lies between 0 and {len(self)}, got {n:g}")
+            raise InputError(f"a step of this schedule lies between 0 and {len(self)}, got {n:g}")
         table = self._log_alpha_bar  # type: ignore[attr-defined]
         low = min(int(n), len(self) - 1)
         return float(table[low] + (n - low) * (table[low + 1] - table[low]))
 
     def _whole(self, n: int) -> int:
         if n != int(n) or not 1 <= n <= len(self):
-            raise ValueError(f"expected a whole step between 1 and {len(self)}, got {n:g}")
+            raise InputError(f"expected a whole step between 1 and {len(self)}, got {n:g}")
         return int(n)

@@ -184,9 +184,8 @@ class Certification:
 
     def asker(self, unit: int, tick: Tick) -> Drawing:
         name = self.clips.ids[unit]
-        x = self.model.object(self.waveform(unit).to(self.device))
         seed, item = self.settings.seed, self.clips.items[unit]
-        sampler = Sampler(self.model.base, self.model.law, x, seed, item, self.rows)
+        sampler = Sampler(self.model.base, self.model.law, self.object(unit), seed, item, self.rows)
         return Drawing(name, self.seen[name], sampler, self.journal, tick)
 
     def _kept(self, unit: int) -> Kept:
@@ -197,6 +196,10 @@ class Certification:
         """A clip, with zeros up to one second, as recognisers pad it: the noise falls on these too."""
         clip = self.clips.waveforms[unit]
         return nn.functional.pad(clip, (0, max(0, self.system.sample_rate - len(clip))))
+
+    def object(self, unit: int) -> Tensor:
+        """What gets the noise of a clip: what is certified."""
+        return self.model.object(self.waveform(unit).to(self.device))
 
     def certificate(self, unit: int) -> ClipCertificate:
         """A clip's certificate, from the journal alone. Raises Unfinished where it lacks draws."""
@@ -229,7 +232,7 @@ class Certification:
 
     def _implied(self, unit: int, radius: float) -> dict[str, float]:
         """The radii in other norms, and of the waveform, that follow."""
-        samples = self.model.object(self.waveform(unit).to(self.device)).numel()
+        samples = self.object(unit).numel()
         found = dict(self.model.law.implied(radius, samples))
         return found | dict(self.model.representation.implied(self._l2(radius, found)))
 
@@ -241,7 +244,7 @@ class Certification:
         radius = self._l2(found, implied)
         if self.model.representation.name != "waveform" or not 0 < radius < math.inf:
             return None
-        clip, rate, law = self.waveform(unit), self.system.sample_rate, self.model.law
+        clip, rate, law = self.object(unit).cpu(), self.system.sample_rate, self.model.law
         within = partial(law.band, found, samples=len(clip), sample_rate=rate)
         told = meaning(clip, radius, rate, largest=law.largest(found, len(clip)), within=within)
         return Explained(**vars(told))

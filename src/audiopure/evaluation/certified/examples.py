@@ -30,7 +30,7 @@ def examples(work: Certification, clips: list[ClipCertificate]) -> list[Shown]:
 
 def _shown(work: Certification, clip: ClipCertificate) -> Shown:
     unit = work.clips.ids.index(clip.id)
-    clean = work.waveform(unit)
+    clean = work.object(unit).cpu()
     white = Draws(work.settings.seed, work.clips.items[unit], "predict").normal(0, 1, tuple(clean.shape))[0]
     sounds: list[tuple[str, Tensor, ClipCertificate | None]] = [("clip", clean, clip)]
     law = work.model.law

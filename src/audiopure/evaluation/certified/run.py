@@ -18,10 +18,13 @@ from audiopure.evaluation.certified.examples import examples
 from audiopure.evaluation.certified.record import Certificates, ClipCertificate, curve
 from audiopure.evaluation.certified.report import write_report
 from audiopure.evaluation.certified.settings import CertifySettings
-from audiopure.evaluation.certified.tallies import Tallies
+from audiopure.evaluation.certified.tallies import BLOCK, Tallies
 from audiopure.evaluation.crew import share
 from audiopure.evaluation.running import using_threads
 from audiopure.systems import unchanged
+
+FEW = 4  # draws that are timed first
+PATIENCE = 5.0  # seconds; what would take longer is told from these few
 
 
 def certify(
@@ -62,11 +65,10 @@ def certify(
         work = Certification.prepare(chosen, folder, model=model, workers=workers, threads=threads)
         work.begin()
         if progress is not None:
+            draws = missing(work)
             with using_threads(threads):
-                minutes = missing(work) * estimate(work) / workers / 60
-            progress(
-                f"{len(work.units)} clips, at most {missing(work):,} draws: about {max(minutes, 1):.0f} min"
-            )
+                minutes = draws * estimate(work) / workers / 60 if draws else 0
+            progress(f"{len(work.units)} clips, at most {draws:,} draws: about {max(minutes, 1):.0f} min")
         run(work, workers=workers, threads=threads)
         return conclude(work, keep=output is not None)
 
@@ -74,12 +76,16 @@ def certify(
 def estimate(work: Certification) -> float:
     """Seconds of one draw in one process, from timing a few. Nothing of them is counted."""
     ask = work.asker(work.units[0], lambda draws: None).sampler
-    for scores in ask.scores("estimate", 0, work.rows.count):  # the first also allocates
-        _ = float(scores.sum())
-    draws, begin = 2 * work.rows.count, time.perf_counter()
-    for scores in ask.scores("estimate", 0, draws):
-        _ = float(scores.sum())  # waits for the device
-    return (time.perf_counter() - begin) / draws
+
+    def timed(draws: int) -> float:
+        begin = time.perf_counter()
+        for scores in ask.scores("estimate", 0, draws):
+            _ = float(scores.sum())  # waits for the device
+        return (time.perf_counter() - begin) / draws
+
+    batch = min(work.rows.count, BLOCK, work.most)
+    each = timed(min(FEW, batch))  # also allocates
+    return timed(batch) if each * batch < PATIENCE else each
 
 
 def missing(work: Certification) -> int:
@@ -142,17 +148,22 @@ def record(plan: CertifyPlan, clips: Sequence[ClipCertificate], journal: Tallies
     )
 
 
-def merge(folders: Sequence[Path], output: Path) -> Certificates:
+def merge(folders: Sequence[Path], output: Path, data: Path | None = None) -> Certificates:
     """One record from the folders of shards: draws of one plan, united by clip and number; none are drawn.
+
+    Args:
+        data: where the recordings lie on this machine, if not where the first shard had them.
 
     The result is a certification's folder like any other: what no shard has done, `certify` does there. The
     shards may come from a device that this machine lacks.
 
-    Raises InputError if a folder holds no certification, if they do not belong to the same, if a clip is not
-    finished, or if `output` is one of them or holds something else.
+    Raises InputError if a folder holds no certification, if they do not belong to the same, if the clips or
+    weights here are not those of the shards, if a clip is not finished, or if `output` is one of the folders
+    or holds something else.
     """
     first = workplace.unite(folders, output, CertifyPlan, "certification")
-    settings = first.settings.model_copy(update={"shard": None})
+    place = {"shard": None, "data": data or first.settings.data}
+    settings = first.settings.model_copy(update=place)
     whole = first.model_copy(
         update={
             "command": settings.command,
@@ -160,10 +171,13 @@ def merge(folders: Sequence[Path], output: Path) -> Certificates:
             "data": first.data.model_copy(update={"shard": None}),
         }
     )
+    work = Certification.prepare(settings.model_copy(update={"device": "cpu"}), output)
+    for what in ("clips", "weights", "labels"):
+        if getattr(work.plan, what) != getattr(whole, what):
+            raise InputError(f"the {what} here are not those that the shards were certified with.")
+    work.plan = whole
     workplace.begin(whole, output, "a certification")
     Tallies(output / "draws.jsonl").unite(Tallies(folder / "draws.jsonl") for folder in folders)
-    work = Certification.prepare(settings.model_copy(update={"device": "cpu"}), output)
-    work.plan = whole
     left = [work.clips.ids[unit] for unit in work.units if not work.finished(unit)]
     if left:
         raise InputError(

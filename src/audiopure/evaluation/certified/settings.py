@@ -63,11 +63,11 @@ class CertifySettings(BaseModel):
     object: str = "waveform"
     noise: Literal["gaussian", "laplace", "shaped"] = "gaussian"
     shape: str = ""
-    sigma: float = Field(default=0.25, gt=0, allow_inf_nan=False)
+    sigma: float = Field(default=0.25, ge=1e-6, allow_inf_nan=False)
     denoise: str | None = None
     steps: int = Field(default=5, ge=1)
     votes: int = Field(default=10, ge=1)
-    local: float = Field(default=0.02, gt=0)
+    local: float = Field(default=0.02, gt=0, allow_inf_nan=False)
     before: str = ""
     certificate: Literal["cohen", "pair", "kl", "renyi", "hockey-stick", "embedding"] = "cohen"
     n0: int = Field(default=100, ge=1)

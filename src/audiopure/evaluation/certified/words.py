@@ -107,7 +107,10 @@ def notes(record: Certificates) -> list[str]:
             "The chains of multi-step run at the clip's own level, without the purifier's level policy."
         )
     if s["before"]:
-        found.append(f"Before the noise: {s['before']}, which brings no two clips further apart.")
+        found.append(
+            f"Before the noise: {s['before']}, which brings no two clips further apart. Radii, decibels and "
+            "examples are of the clip after it."
+        )
     if record.data.note is not None:
         found.append(record.data.note)
     return found
