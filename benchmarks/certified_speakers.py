@@ -14,24 +14,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import machine, prepare, write_json
+from common import journal_of, machine, prepare, write_json
 from numpy.typing import NDArray
 from pydantic import BaseModel
 from rich.progress import track
-from torch import Tensor, nn
+from torch import nn
 
 import audiopure
-from audiopure.certification.draws import Draws, Purpose
-from audiopure.certification.embeddings import Gallery, embed, identify, verify
+from audiopure import hub
+from audiopure.certification.bases import OneShot, Plain
+from audiopure.certification.draws import Purpose
+from audiopure.certification.embeddings import Gallery, identify, unit, verify
 from audiopure.certification.laws import Gaussian
+from audiopure.certification.smoothing import Rows, Sampler
 from audiopure.data import Dataset, load_dataset
-from audiopure.diffusion.denoiser import Denoiser
 from audiopure.evaluation.clips import item_of
 from audiopure.evaluation.journal import Journal
-from audiopure.level import SpeechLevel, denoised
+from audiopure.level import SpeechLevel
 from audiopure.metrics import clopper_pearson_lower
 from audiopure.nets.resemblyzer import load_resemblyzer
 from audiopure.speakers import cut, enrol
+from audiopure.systems import fingerprint
 
 RATE = 16_000
 SIGMAS = (0.005, 0.01, 0.025, 0.05, 0.1)
@@ -67,17 +70,6 @@ class Lines(Journal[Line]):
         return line.base, line.sigma, line.clip
 
 
-class Denoised(nn.Module):
-    """An encoder that hears what a denoiser leaves."""
-
-    def __init__(self, denoiser: Denoiser, encoder: nn.Module, sigma: float):
-        super().__init__()
-        self.denoiser, self.encoder, self.sigma = denoiser, encoder, sigma
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.encoder(denoised(self.denoiser, x, self.sigma, SpeechLevel()))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", required=True, type=Path, help="the folder of librispeech")
@@ -87,8 +79,6 @@ def main() -> None:
     options = parser.parse_args()
     prepare(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
-    journal = Lines(options.work / "certified-speakers.jsonl")
-    known = {journal.key(line) for line in journal.read()}
     encoder = load_resemblyzer()
     denoiser = audiopure.load_purifier().denoiser
     dataset = load_dataset(options.data)
@@ -96,16 +86,21 @@ def main() -> None:
     identifier = enrol(encoder, enrolment)
     gallery = Gallery(identifier.centroids.double().numpy())
     threshold = equal_error(encoder, enrolment)
+    facts = PURPOSES, ALPHA, threshold, fingerprint(identifier), hub.digest("small")
+    journal = Lines(journal_of(options.work / "certified-speakers.jsonl", *facts))
+    known = {journal.key(line) for line in journal.read()}
     clips = [c for c in dataset.split("test") if c.label in identifier.labels]
     chosen = Dataset(dataset.name, dataset.root, clips, identifier.labels)
     chosen = chosen.stratified(min(len(clips), PER_SPEAKER * len(identifier.labels)), seed=0)
     for sigma in SIGMAS:
-        for base, model in (("alone", encoder), ("denoised", Denoised(denoiser, encoder, sigma))):
+        behind = OneShot(denoiser, encoder, sigma, level=SpeechLevel())
+        for base, model in (("alone", Plain(encoder)), ("denoised", behind)):
             for clip in track(list(chosen), description=f"{base}, sigma {sigma:g}"):
                 if (base, sigma, clip.id) in known:
                     continue
                 wave = cut(chosen.load(clip, RATE), RATE)
-                pilot, found = (drawn(model, wave, sigma, clip.id, *p) for p in PURPOSES)
+                sampler = Sampler(model, Gaussian(sigma), wave, 0, item_of(clip.id), Rows(ROWS))
+                pilot, found = (drawn(sampler, *p) for p in PURPOSES)
                 journal.append([line(base, sigma, clip, pilot, found, gallery, identifier.labels, threshold)])
     results = {
         "machine": machine(),
@@ -121,16 +116,9 @@ def main() -> None:
 PURPOSES: tuple[tuple[Purpose, int], ...] = (("pilot", PILOT), ("estimate", DRAWS))
 
 
-def drawn(
-    model: nn.Module, wave: Tensor, sigma: float, name: str, purpose: Purpose, count: int
-) -> NDArray[np.float64]:
+def drawn(sampler: Sampler, purpose: Purpose, count: int) -> NDArray[np.float64]:
     """Embeddings of noisy versions. Shape: -> (count, D)."""
-    draws = Draws(0, item_of(name), purpose)
-    found = []
-    for first in range(0, count, 100):
-        noisy = wave + sigma * draws.normal(first, 100, tuple(wave.shape))
-        found += [embed(model, part) for part in noisy.split(ROWS)]
-    return np.concatenate(found)
+    return np.concatenate([unit(part) for part in sampler.scores(purpose, 0, count)])
 
 
 def line(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -38,6 +39,12 @@ def write_json(path: Path, results: dict[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """What an interrupted run left, or nothing."""
     return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def journal_of(path: Path, *facts: object) -> Path:
+    """A journal for these settings and weights alone: other facts, another file beside it."""
+    told = hashlib.sha256(repr(facts).encode()).hexdigest()[:8]
+    return path.with_stem(f"{path.stem}-{told}")
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from common import machine, prepare, write_json
+from common import journal_of, machine, prepare, write_json
 from pydantic import BaseModel
 from rich.progress import track
 from torch import Tensor, nn
@@ -114,7 +114,9 @@ def main() -> None:
     options = parser.parse_args()
     prepare(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
-    journal = Lines(options.work / "smoothed-attacks.jsonl")
+    weights = [dict(load_system(setting.system).weights) for setting in SETTINGS]
+    facts = SETTINGS, HEURISTICS, DRAWS, PREDICT, PASSES, weights
+    journal = Lines(journal_of(options.work / "smoothed-attacks.jsonl", *facts))
     known = {journal.key(line) for line in journal.read()}
     for setting in SETTINGS:
         system = load_system(setting.system)

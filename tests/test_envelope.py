@@ -64,6 +64,18 @@ def test_methods_are_told_apart_and_unlike_ones_refused(record: Certificates) ->
         methods([])
 
 
+def test_a_methods_sigmas_have_the_same_weights_and_arithmetic(record: Certificates) -> None:
+    one, two = with_radii(record, 0.05), with_radii(record, 0.25)
+    other = two.model_copy(update={"weights": {"digits": "0123"}})
+    with pytest.raises(InputError, match=r"other weights at sigma 0\.25"):
+        methods([one, other])
+    half = with_radii(record, 0.25, precision="bf16")
+    titles = [method.title for method in methods([one, half])]
+    assert len(titles) == 2 and titles[1] == f"{titles[0]}, precision bf16"
+    older = one.model_copy(update={"settings": {k: v for k, v in one.settings.items() if k != "claim"}})
+    assert [method.title for method in methods([older])] == titles[:1]
+
+
 def test_the_command_writes_what_its_records_say(record: Certificates, tmp_path: Path, capsys) -> None:
     folders = []
     for sigma in RADII:

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,12 @@ from torch import Tensor, nn
 import audiopure
 from audiopure import InputError, WeightsError, audio
 from audiopure.certification.bases import OneShot, Plain
+from audiopure.certification.draws import Draws
+from audiopure.certification.embeddings import embed, verify
+from audiopure.data import load_dataset
 from audiopure.evaluation.certified import words
 from audiopure.evaluation.certified.settings import CertifySettings, smoothed
+from audiopure.evaluation.clips import item_of
 from audiopure.nets.resemblyzer import LAYERS, SpeakerEncoder, load_resemblyzer, part_starts
 from audiopure.speakers import Identifier, enrolled
 from audiopure.systems import load_system
@@ -131,6 +136,46 @@ def test_enrolled_voices_are_certified_by_the_mean_embedding(voices: Path) -> No
         assert [clip.answer for clip in record.clips] == [clip.label for clip in record.clips]
         assert all(0 < clip.radius < 0.1 and sum(clip.counts.values()) == 2000 for clip in record.clips)
     assert "mean embedding" in " ".join(words.notes(record))
+
+
+def test_claims_are_certified_for_the_speaker_and_against_all_others(voices: Path, tmp_path: Path) -> None:
+    identifier = enrolled(Pitch(), voices)
+    settings: dict[str, Any] = {"n": 4000, "sigma": 0.01, "certificate": "claim", "claim": "ben"}
+    record = audiopure.certify(identifier, voices, output=tmp_path / "out", threshold=0.97, **settings)
+    assert record.labels == ["accept", "reject"] and record.draws == 3 * 4000
+    assert [clip.label for clip in record.clips].count("accept") == 1
+    centroid = identifier.centroids[1].double().numpy()
+    dataset = load_dataset(voices)
+    for clip in record.clips:
+        (source,) = (one for one in dataset if one.id == clip.id)
+        assert clip.label == ("accept" if source.label == "ben" else "reject")
+        x = dataset.load(source, 16_000)
+        noisy = x + 0.01 * Draws(0, item_of(clip.id), "estimate").normal(0, 4000, (16_000,))
+        cosines = embed(Pitch(), noisy) @ (centroid / np.linalg.norm(centroid))
+        by_hand = verify(cosines, 0.97, 0.01)
+        assert clip.answer == by_hand.decision == clip.label
+        assert clip.radius == pytest.approx(by_hand.radius, rel=1e-9) and clip.radius > 0
+        assert clip.counts.get("accept", 0) == int((cosines >= 0.97).sum())
+    assert "claim to be ben" in " ".join(words.notes(record))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"certificate": "claim"},
+        {"certificate": "claim", "claim": "ben"},
+        {"claim": "ben", "threshold": 0.5},
+        {"threshold": 0.5},
+        {"certificate": "embedding", "threshold": 0.5},
+        {"certificate": "claim", "claim": "dan", "threshold": 0.5},
+        {"certificate": "claim", "claim": "ben", "threshold": 1.0},
+        {"certificate": "claim", "claim": "ben", "threshold": 0.5, "noise": "laplace"},
+    ],
+)
+def test_claims_that_cannot_be_are_refused(wrong: dict[str, Any], voices: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"go together|not enrolled|threshold|Gaussian"):
+        audiopure.certify(enrolled(Pitch(), voices), voices, output=tmp_path / "out", n=50, **wrong)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_mean_embedding_is_that_of_what_the_purifier_leaves(voices: Path, checkpoint: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from audiopure.data import Dataset, load_dataset
 from audiopure.errors import InputError
 
-SECONDS = 3.2  # of each utterance that is heard
+SECONDS = 3.2  # of each utterance that enrolment hears
 
 
 class Identifier(nn.Module):

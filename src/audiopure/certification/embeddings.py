@@ -70,10 +70,13 @@ def verify(
     Shape: cosines (n,). Raises InputError for values outside [-1, 1], fewer than two, or a threshold not
     strictly between -1 and 1.
     """
-    if not -1 < threshold < 1:
-        raise InputError(f"a threshold of cosines lies between -1 and 1, got {threshold:g}")
-    sums, level = _sums(cosines), (1 + threshold) / 2
-    value = 2 * sums.mean - 1
+    check_threshold(threshold)
+    return decided(_sums(cosines), threshold, sigma, alpha, method)
+
+
+def decided(sums: Sums, threshold: float, sigma: float, alpha: float, method: Method) -> EmbeddingCertificate:
+    """As `verify`, from the sums of (1 + cosine) / 2."""
+    level, value = (1 + threshold) / 2, 2 * sums.mean - 1
     accepted = mean_radius(mean_lower(sums, alpha / 2, method), sigma, level)
     if accepted > 0:
         return EmbeddingCertificate("accept", accepted, value, sums.n)
@@ -81,6 +84,12 @@ def verify(
     if rejected > 0:
         return EmbeddingCertificate("reject", rejected, value, sums.n)
     return EmbeddingCertificate(None, 0.0, value, sums.n)
+
+
+def check_threshold(threshold: float) -> None:
+    """InputError for a threshold of cosines that is not strictly between -1 and 1."""
+    if not -1 < threshold < 1:
+        raise InputError(f"a threshold of cosines lies between -1 and 1, got {threshold:g}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,8 +44,13 @@ def certify(
         str, typer.Option(help="Steps before the noise, as clip,gain=0.5; others void a certificate.")
     ] = "",
     certificate: Annotated[
-        str, typer.Option(help="cohen, pair, kl, renyi, hockey-stick; of enrolled speakers embedding.")
+        str,
+        typer.Option(help="cohen, pair, kl, renyi, hockey-stick; of enrolled speakers embedding or claim."),
     ] = "cohen",
+    claim: Annotated[str, typer.Option(help="With claim: the speaker that every clip claims to be.")] = "",
+    threshold: Annotated[
+        float | None, typer.Option(help="With claim: cosine from which on a claim is accepted.")
+    ] = None,
     n0: Annotated[int, typer.Option(min=1, help="Draws that select the answer.")] = 100,
     n: Annotated[int, typer.Option(min=1, help="Draws that bound its share, at most.")] = 10_000,
     alpha: Annotated[float, typer.Option(help="Chance that a clip's certificate is wrong.")] = 0.001,
@@ -94,6 +99,8 @@ def certify(
         local=local,
         before=before,
         certificate=certificate,
+        claim=claim,
+        threshold=threshold,
         n0=n0,
         n=n,
         alpha=alpha,

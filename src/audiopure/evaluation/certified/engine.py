@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from audiopure.certification.claims import DECISIONS
 from audiopure.certification.procedures import Ask, Certificate, Procedure
 from audiopure.certification.smoothing import Rows, Sampler, Smoothed
 from audiopure.certification.units import meaning
@@ -21,7 +22,7 @@ from audiopure.errors import InputError
 from audiopure.evaluation import workplace
 from audiopure.evaluation.card import Data
 from audiopure.evaluation.certified.record import ClipCertificate, Explained
-from audiopure.evaluation.certified.settings import CertifySettings, smoothed
+from audiopure.evaluation.certified.settings import CLAIM, CertifySettings, smoothed
 from audiopure.evaluation.certified.tallies import Drawing, Kept, Seen, Tallies, Tick, Unfinished
 from audiopure.evaluation.clips import Clips, load_clips
 from audiopure.evaluation.engine import machine
@@ -108,7 +109,7 @@ class Certification:
             settings=settings,
             data=data_facts(clips, settings.data, settings.shard),
             weights=dict(system.weights),
-            labels=list(system.labels),
+            labels=list(DECISIONS if settings.certificate == CLAIM else system.labels),
             object=found.representation.name + (f" at {system.sample_rate} Hz" if is_wave else ""),
             unit=found.representation.unit,
             norm=found.law.norm,
@@ -188,6 +189,13 @@ class Certification:
         sampler = Sampler(self.model.base, self.model.law, self.object(unit), seed, item, self.rows)
         return Drawing(name, self.seen[name], sampler, self.journal, tick)
 
+    def truth(self, unit: int) -> int:
+        """The number of the right label."""
+        target = self.clips.targets[unit]
+        if self.settings.certificate != CLAIM:
+            return target
+        return DECISIONS.index("accept" if self.system.labels[target] == self.settings.claim else "reject")
+
     def _kept(self, unit: int) -> Kept:
         name = self.clips.ids[unit]
         return Kept(name, self.seen[name])
@@ -205,11 +213,11 @@ class Certification:
         """A clip's certificate, from the journal alone. Raises Unfinished where it lacks draws."""
         kept = self._kept(unit)
         found = self._found(kept)
-        labels = self.system.labels
+        labels = self.plan.labels
         implied = self._implied(unit, found.radius)
         return ClipCertificate(
             id=self.clips.ids[unit],
-            label=labels[self.clips.targets[unit]],
+            label=labels[self.truth(unit)],
             answer=None if found.label is None else labels[found.label],
             guess=labels[found.guess],
             radius=found.radius,
@@ -224,9 +232,9 @@ class Certification:
 
     def _found(self, ask: Ask) -> Certificate:
         found = self.procedure(ask, self.model.law)
-        if len(found.counts) != len(self.system.labels):
+        if len(found.counts) != len(self.plan.labels):
             raise InputError(
-                f"the model gives {len(found.counts)} scores and names {len(self.system.labels)} labels."
+                f"the model gives {len(found.counts)} scores and names {len(self.plan.labels)} labels."
             )
         return found
 

@@ -27,7 +27,7 @@ from audiopure.evaluation.pages.parts import template
 from audiopure.evaluation.report.words import percent
 
 # settings that make another method, beside the system
-METHOD = ("denoise", "steps", "votes", "local", "before", "certificate")
+METHOD = ("denoise", "steps", "votes", "local", "before", "certificate", "claim", "threshold", "precision")
 
 
 class Best(NamedTuple):
@@ -69,7 +69,7 @@ def methods(records: Sequence[Certificates]) -> list[Method]:
     """Certifications by method, in the order in which they first come.
 
     Raises InputError for none, or where their radii cannot stand in one table: other clips, another object,
-    norm, unit or confidence, or the same method twice at one sigma.
+    norm, unit or confidence, the same method twice at one sigma, or of other weights.
     """
     if not records:
         raise InputError("there is no certification to show")
@@ -87,6 +87,8 @@ def methods(records: Sequence[Certificates]) -> list[Method]:
         sigma = _sigma(record)
         if sigma in sigmas:
             raise InputError(f"{_title(record)} is there twice at sigma {sigma:g}")
+        if any(other.weights != record.weights for other in sigmas.values()):
+            raise InputError(f"{_title(record)} has other weights at sigma {sigma:g} than at another one")
         sigmas[sigma] = record
     return [Method(title, tuple(of[sigma] for sigma in sorted(of))) for title, of in found.items()]
 
@@ -187,9 +189,9 @@ def _same(record: Certificates) -> tuple[object, ...]:
 
 
 def _title(record: Certificates) -> str:
-    changed = {name: record.settings[name] for name in METHOD}
-    usual = CertifySettings.model_fields
-    words = [f"{name} {value}" for name, value in changed.items() if value != usual[name].default]
+    usual = {name: CertifySettings.model_fields[name].default for name in METHOD}
+    changed = {name: record.settings.get(name, value) for name, value in usual.items()}
+    words = [f"{name} {value}" for name, value in changed.items() if value != usual[name]]
     return ", ".join([record.settings["system"], *words])
 
 

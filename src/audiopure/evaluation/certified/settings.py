@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from audiopure.certification import before
 from audiopure.certification.bases import LocalSmoothing, MultiStep, OneShot, Plain
+from audiopure.certification.claims import CertifyClaim
 from audiopure.certification.embeddings import CertifyIdentity, Gallery
 from audiopure.certification.laws import Gaussian, Laplace, Law, Response, Shaped
 from audiopure.certification.procedures import Certify, CertifyScores, Procedure
@@ -48,7 +49,10 @@ class CertifySettings(BaseModel):
         local: standard deviation of the noise of "local".
         before: steps before the noise, see `certification.before`.
         certificate: "cohen", "pair" (bounds every label's share), of mean probabilities "kl", "renyi" or
-            "hockey-stick", or of mean embeddings "embedding", for enrolled speakers.
+            "hockey-stick", or of mean embeddings, for enrolled speakers, "embedding" (who it is) and "claim"
+            (whether it is `claim`).
+        claim: the speaker that every clip claims to be; right is to accept those of the speaker alone.
+        threshold: cosine with the claimed speaker's centroid from which on a claim is accepted.
         n0, n, alpha, tolerance: see `certification.procedures.Certify`.
         precision: "bf16" runs the base classifier in bfloat16: then that is what is certified.
         shard: (i, n), the i-th of n parts of the clips.
@@ -69,7 +73,9 @@ class CertifySettings(BaseModel):
     votes: int = Field(default=10, ge=1)
     local: float = Field(default=0.02, gt=0, allow_inf_nan=False)
     before: str = ""
-    certificate: Literal["cohen", "pair", "kl", "renyi", "hockey-stick", "embedding"] = "cohen"
+    certificate: Literal["cohen", "pair", "kl", "renyi", "hockey-stick", "embedding", "claim"] = "cohen"
+    claim: str = ""
+    threshold: float | None = Field(default=None, gt=-1, lt=1)
     n0: int = Field(default=100, ge=1)
     n: int = Field(default=10_000, ge=1)
     alpha: float = Field(default=0.001, gt=0, lt=1)
@@ -112,9 +118,19 @@ class CertifySettings(BaseModel):
         """How a recogniser is certified; InputError where settings contradict each other."""
         if self.tolerance is not None and self.certificate not in OF_VOTES:
             raise InputError("tolerance: only certificates of votes (cohen, pair) can stop early.")
-        if self.certificate == EMBEDDING:
-            gallery = Gallery(_identifier(recogniser).centroids.double().cpu().numpy())
-            return CertifyIdentity(gallery, self.n0, self.n, self.alpha)
+        if (self.certificate == CLAIM) != bool(self.claim) or bool(self.claim) != (
+            self.threshold is not None
+        ):
+            raise InputError("--certificate claim, --claim SPEAKER and --threshold COSINE go together.")
+        if self.certificate in OF_EMBEDDINGS:
+            speakers = _identifier(recogniser)
+            centroids = speakers.centroids.double().cpu().numpy()
+            if self.threshold is None:
+                return CertifyIdentity(Gallery(centroids), self.n0, self.n, self.alpha)
+            if self.claim not in speakers.labels:
+                raise InputError(f"'{self.claim}' is not enrolled; there are: {', '.join(speakers.labels)}.")
+            claimed = centroids[speakers.labels.index(self.claim)]
+            return CertifyClaim(claimed, self.threshold, self.n, self.alpha)
         if self.certificate in CHOICES:
             return CertifyScores(self.certificate, self.n0, self.n, self.alpha)
         return Certify(self.n0, self.n, self.alpha, self.tolerance, pair=self.certificate == "pair")
@@ -136,7 +152,7 @@ def smoothed(settings: CertifySettings, system: System) -> Smoothed:
     Raises InputError for settings that do not fit the system.
     """
     law = settings.law(system.sample_rate)
-    if settings.certificate == EMBEDDING:
+    if settings.certificate in OF_EMBEDDINGS:
         encoder = _identifier(system.undefended).encoder
         if settings.object != "waveform" or (settings.denoise or _usual(system)) == "as-is":
             raise InputError(
@@ -180,7 +196,7 @@ class Reduced(nn.Module):
 def _identifier(recogniser: nn.Module) -> Identifier:
     if not isinstance(recogniser, Identifier):
         raise InputError(
-            "the certificate of mean embeddings is for enrolled speakers: resemblyzer,enrol=FOLDER."
+            "certificates of mean embeddings are for enrolled speakers: resemblyzer,enrol=FOLDER."
         )
     return recogniser
 
@@ -232,7 +248,8 @@ def _local(settings: CertifySettings, system: System) -> LocalSmoothing:
 
 
 OF_VOTES = ("cohen", "pair")  # certificates
-EMBEDDING = "embedding"
+CLAIM = "claim"
+OF_EMBEDDINGS = ("embedding", CLAIM)
 VOTES = ("multi-step", "local")  # whose scores are votes, not logits
 
 # what follows the noise; a new way is one function and one line here

@@ -88,14 +88,17 @@ def notes(record: Certificates) -> list[str]:
         "kl": "KL",
         "renyi": "Rényi",
         "embedding": "mean embedding",
+        "claim": f"claim to be {s.get('claim')}, accepted from a cosine of {s.get('threshold')} on",
     }
-    selected = f"{s['n0']} draws select" + (
-        ", as many choose the bound" if s["certificate"] in CHOICES else ""
-    )
+    selected = f"{s['n0']} draws select, "
+    if s["certificate"] in CHOICES:
+        selected += "as many choose the bound, "
+    if s["certificate"] == "claim":
+        selected = ""
     noise = f"{s['noise']} ({s['shape']} Hz:dB)" if s.get("shape") else s["noise"]
     found = [
         f"Certified: the {record.object}, {record.norm}, in {record.unit}. Noise: {noise}, sigma "
-        f"{s['sigma']:g}; {selected}, at most {s['n']:,} estimate; "
+        f"{s['sigma']:g}; {selected}at most {s['n']:,} estimate; "
         f"{how.get(s['certificate'], s['certificate'])}, "
         f"alpha {s['alpha']:g} for each clip.",
         f"{record.draws:,} draws, {record.seconds:,.0f} s of work.",
