@@ -6,10 +6,12 @@ import math
 
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from audiopure import InputError, psychoacoustics
 from audiopure.attacks import Pgd
+from audiopure.certification.bases import Plain
 from audiopure.certification.expected import ExpectedScores
 from audiopure.certification.laws import Gaussian
 from audiopure.certification.procedures import Certify, Predict
@@ -17,8 +19,10 @@ from audiopure.certification.representations import Hears, representation
 from audiopure.certification.smoothing import Smoothed
 from audiopure.defences.proportional import ProportionalNoise
 from audiopure.evaluation.auditing.audit import audit
+from audiopure.evaluation.clips import load_clips
 from audiopure.nets.mel_resnet import MelResNet
 from audiopure.noise import SeededNoise
+from audiopure.systems import load_system
 
 SIGMA = 0.5
 
@@ -65,6 +69,36 @@ def test_an_attack_on_the_mean_crosses_the_border_just_outside_the_radius() -> N
         found = attack(model, clip[None], torch.tensor([0]), noise=SeededNoise(1)).adversarial[0]
         assert smoothed.predict(found, Predict(5000), seed=2) in (None, answer)
         assert eps < 0.6 or smoothed.predict(found, Predict(5000), seed=2) == 1
+
+
+def test_words_keep_their_certified_answers_under_attack() -> None:
+    """PGD through the sampled noise, on the shipped recogniser and clips, inside and well outside the radius.
+
+    Inside, a certificate may be contradicted at most as often as alpha allows; far outside, the same attack
+    must turn some of the clips, or it would prove nothing.
+    """
+    system, sigma, alpha, count = load_system("digits"), 0.05, 0.01, 12
+    clips = load_clips(None, system.undefended, count, 0)
+    smoothed = Smoothed(Plain(system.undefended), Gaussian(sigma))
+    contradicted = turned = certified = 0
+    for item, wave in zip(clips.items, clips.waveforms, strict=True):
+        clip = nn.functional.pad(wave, (0, max(0, 16_000 - len(wave))))
+        found = smoothed.certify(clip, Certify(n=500, alpha=alpha), seed=0, item=item)
+        if found.label is None:
+            continue
+        certified += 1
+        for factor in (0.99, 8.0):
+            model = ExpectedScores(smoothed, (16_000,), draws=4)
+            eps = factor * found.radius
+            attack = Pgd(norm="l2", eps=eps, steps=8, eot=1, step_size=eps / 3, momentum=0.75, bits=None)
+            noise = SeededNoise(1).for_items([item])
+            result = attack(model, clip[None], torch.tensor([found.label]), noise=noise)
+            assert float((result.adversarial[0] - clip).norm()) <= eps * (1 + 1e-6)
+            answer = smoothed.predict(result.adversarial[0], Predict(300), seed=2, item=item)
+            contradicted += factor < 1 and answer not in (None, found.label)
+            turned += factor > 1 and answer not in (None, found.label)
+    assert certified >= count // 2 and turned >= 3
+    assert contradicted <= stats.binom(certified, alpha).ppf(1 - 1e-6)
 
 
 @pytest.mark.parametrize("name", ["spectrogram", "filterbank", "log-mel"])
