@@ -26,6 +26,7 @@ import audiopure
 from audiopure import InputError
 from audiopure.certification.draws import Draws
 from audiopure.certification.smoothing import Sampler
+from audiopure.evaluation import engine
 from audiopure.evaluation.certified import run, tallies
 from audiopure.evaluation.certified.record import Certificates
 from audiopure.evaluation.certified.run import merge
@@ -154,6 +155,17 @@ def test_what_the_pilot_chose_is_kept_though_other_draws_would_choose_otherwise(
         patch.setattr(Draws, "chunk_seed", other)
         assert found(audiopure.certify(SYSTEM, data, output=tmp_path, **settings)) == found(whole)
         assert found(audiopure.certify(SYSTEM, data, **settings)) != found(whole)
+
+
+def test_a_record_names_every_state_of_the_code_that_drew(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {**COMMON, "n": 100, "limit": 3, "output": tmp_path}
+    for state in ("a", "b", "b", "c"):
+        monkeypatch.setattr(engine, "source", lambda state=state: state)
+        record = audiopure.certify(SYSTEM, data, **settings)
+        assert record.machine["source"] == state
+        assert record.machine.get("sources", ["a"]) == [s for s in ("a", "b", "c") if s <= state]
 
 
 def test_shards_unite_to_the_whole(data: Path, certificates: Certificates, tmp_path: Path, capsys) -> None:
