@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from audiopure.evaluation.certified.record import Certificates
-from audiopure.evaluation.reproduce.certified_tables import METHODS, SIGMAS, methods, record
+from audiopure.evaluation.reproduce.certified_tables import METHODS, SIGMAS, best, methods, record
 from audiopure.evaluation.reproduce.pictures import dress, line, need, pyplot, save
 from audiopure.evaluation.reproduce.published import CERTIFIED, RADII
 
 GREY = "#5f6368"
+TOLD = (0.1, 0.25, 0.5, 0.75)  # radii of the text that stands for the picture
 
 
 def certified(records: Path, path: Path) -> None:
@@ -35,8 +36,8 @@ def envelope(records: Path, path: Path) -> None:
     figure, axis = pyplot().subplots(figsize=(7.2, 4))
     radii = [0.0, *(1.6 * 1.06 ** (k - 100) for k in range(101))]
     for number, method in enumerate(found):
-        shares = [method.best(radius).share for radius in radii]
-        line(axis, number, radii, shares, method.title)
+        known = [(radius, of.share) for radius in radii if (of := best(method, radius))]
+        line(axis, number, [radius for radius, _ in known], [share for _, share in known], method.title)
     for sigma, marker in zip(SIGMAS, "ox", strict=True):
         points = [p for p in zip(RADII, CERTIFIED["one-shot", sigma], strict=True) if p[0] > 0]
         axis.plot(
@@ -59,7 +60,7 @@ def envelope_caption(records: Path) -> tuple[str, str] | None:
         return None
     alt = "Certified accuracy against the L2 radius at the best sigma: " + "; ".join(
         f"{method.title} "
-        + ", ".join(f"{100 * method.best(r).share.value:.0f} % at {r:g}" for r in (0.1, 0.25, 0.5, 0.75))
+        + ", ".join(f"{100 * of.share.value:.0f} % at {r:g}" for r in TOLD if (of := best(method, r)))
         for method in found
     )
     return f"{alt}.", (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from audiopure.evaluation.certified.envelope import Method
+from audiopure.evaluation.certified.envelope import Best, Method
 from audiopure.evaluation.certified.record import Certificates
 from audiopure.evaluation.reproduce.entries import absent, how_to_train, located
 from audiopure.evaluation.reproduce.jobs import Job, certificates
@@ -87,14 +87,27 @@ def enveloped(records: Path) -> str:
         return NOT_RUN.capitalize() + "."
     body = []
     for method in found:
-        best = [method.best(radius) for radius in ENVELOPE]
-        cells = [f"{100 * b.share.value:.0f} {interval(b.share)}<br>{b.sigma:g}" for b in best]
-        body.append([method.title, *cells])
+        body.append([method.title, *(_cell(best(method, radius)) for radius in ENVELOPE)])
     for sigma in SIGMAS:
         known = dict(zip(RADII, CERTIFIED["one-shot", sigma], strict=True))
         cells = [f"{known[radius]:g}" if radius in known else "" for radius in ENVELOPE]
         body.append([f"published (AudioPure, sigma {sigma:g})", *cells])
     return f"{table(['method', *(f'r = {r:g}' for r in ENVELOPE)], body)}\n\n{_about(found)}"
+
+
+def best(method: Method, radius: float) -> Best | None:
+    """The best sigma at a radius; None where none certifies a clip, and sigmas that might were not run."""
+    found = method.best(radius)
+    return found if found.share.value or not _lacking(method) else None
+
+
+def _cell(found: Best | None) -> str:
+    return f"{100 * found.share.value:.0f} {interval(found.share)}<br>{found.sigma:g}" if found else ""
+
+
+def _lacking(method: Method) -> list[float]:
+    """Sigmas that were not run."""
+    return sorted(set(EVERY_SIGMA) - {one.settings["sigma"] for one in method.records})
 
 
 def _about(found: Sequence[Method]) -> str:
@@ -103,7 +116,7 @@ def _about(found: Sequence[Method]) -> str:
     lacking = [
         f"{method.title}: {', '.join(f'{sigma:g}' for sigma in sigmas)}"
         for method in found
-        if (sigmas := sorted(set(EVERY_SIGMA) - {one.settings["sigma"] for one in method.records}))
+        if (sigmas := _lacking(method))
     ]
     return (
         f"Certified accuracy in % at L2 radius r, with its 95 % interval over clips: `{first.data.name}`, "
