@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from audiopure.training.config import TrainConfig
 from audiopure.training.flattening import flattened
+from audiopure.training.loop import schedule
 
 
 def log(losses: list[float], scores: list[float]) -> list[dict[str, float]]:
@@ -23,17 +26,29 @@ RISING = [float(k) for k in range(10)]
     [
         (FALLING, RISING, 100, False),
         (FALLING, RISING, 200, True),  # it ended early
-        (FALLING, [*RISING[:7], 9.0, 8.0, 8.5], 100, True),  # the best at step 80 of 100
-        (FALLING, [*RISING[:8], 9.0, 8.5], 100, False),  # at step 90
-        ([10, 5, 3, 2, 1.5, 1.2, 1.1, 1.0, 0.9, 0.6], RISING, 100, True),  # by 0.4 of 9.4
-        ([10, 5, 3, 2, 1.5, 1.2, 1.1, 1.0, 0.9, 0.5], RISING, 100, False),  # by 0.5 of 9.5
-        ([10, 5, 3, 2, 1.5, 1.2, 1.1, 1.0, 0.9, 1.6], RISING, 100, False),  # it rose
+        (FALLING, [*RISING[:4], 9.0, *RISING[4:9]], 100, False),  # a lucky score changes nothing
+        ([10, 5, 3, 2, 1.5, 1.2, 1.1, 1.0, 0.9, 0.8], RISING, 100, True),  # by 0.4 of 9.2
+        ([10, 5, 3, 2, 1.5, 1.2, 1.1, 1.0, 0.9, 0.7], RISING, 100, False),  # by 0.5 of 9.3
+        ([10, 5, 3, 2, 1.5, 1.2, 0.7, 1.0, 1.0, 1.0], RISING, 100, False),  # it fell, and rose again
+        ([10, 5, 3, 2, 1.5, 1.2, 1.3, 1.6, 1.9, 2.6], RISING, 100, True),  # longer would not help
     ],
 )
-def test_the_last_fifth_must_bring_nothing(
+def test_the_last_two_fifths_must_bring_nothing(
     losses: list[float], scores: list[float], steps: int, expected: bool
 ) -> None:
     assert flattened(log(losses, scores), steps) is expected
+
+
+@pytest.mark.parametrize("steps", [60, 600, 6000])
+def test_a_loss_that_falls_as_the_learning_rate_is_spent_has_not_flattened(steps: int) -> None:
+    rates = schedule(TrainConfig(steps=steps, batch=1, learning_rate=1.0, warmup=steps // 10))
+    spent, every = np.cumsum([rates(step) for step in range(steps)]), steps // 10
+    losses = [float(1 - spent[k - 1] / spent[-1]) for k in range(every, steps + 1, every)]
+    found = [
+        {"step": float(every * (k + 1)), "score": 0.0, "validation_loss": loss}
+        for k, loss in enumerate(losses)
+    ]
+    assert not flattened(found, steps)
 
 
 def test_a_single_validation_tells_nothing() -> None:

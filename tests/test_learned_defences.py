@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -202,13 +203,14 @@ def test_the_penalty_wants_a_critic_of_slope_one_and_turns_alternate(root: Path)
         found = recipe.loss(model, (real, z, between, step_number))
         assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-3, abs=1e-3)
     scores = recipe.validate(recipe.build().eval())
-    assert recipe.validate(recipe.build().eval()).keys() == {"score", "loss"}
+    assert recipe.validate(recipe.build().eval()).keys() == {"score", "loss", "critic"}
+    assert scores["loss"] == -scores["score"]
     blind = recipe.build().eval()
     assert isinstance(blind, WaveGan)
     for parameter in blind.critic.parameters():
         nn.init.zeros_(parameter)
     # a critic that says 0 of everything has no slope, and the penalty wants one of 1
-    assert recipe.validate(blind)["loss"] == pytest.approx(10, rel=1e-4)
+    assert recipe.validate(blind)["critic"] == pytest.approx(10, rel=1e-4)
     assert 1 <= scores["score"] <= 10 and isinstance(recipe.product(recipe.build()), Generator)
 
 
@@ -248,12 +250,12 @@ def test_an_enhancer_learns_from_speech_and_what_was_added(added: Any, root: Pat
 
 
 @pytest.mark.parametrize("method", ["pgd", "trades", "ssp"])
-@pytest.mark.parametrize("what", ["small", "tasnet"])
+@pytest.mark.parametrize(("what", "sampler"), [("small", "one-shot"), ("small", "ddpm"), ("tasnet", "ddpm")])
 def test_a_defence_learns_through_a_recogniser_that_stays(
-    method: Any, what: str, root: Path, tasnet: str
+    method: Any, what: str, sampler: str, root: Path, tasnet: str
 ) -> None:
     initial = tasnet if what == "tasnet" else "small"
-    config = PurifierConfig(method=method, initial=initial, inner=2, n_star=2, sampler="one-shot", **SETTINGS)
+    config = PurifierConfig(method=method, initial=initial, inner=2, n_star=2, sampler=sampler, **SETTINGS)
     recipe = PurifierRecipe(config, root)
     model = recipe.build().train()
     before = {name: p.clone() for name, p in recipe.recogniser.named_parameters()}
@@ -330,6 +332,23 @@ def test_attacked_clips_are_kept_and_those_of_another_origin_are_not_used(root: 
     path = tmp_path / "train-0.safetensors"
     path.write_bytes(path.read_bytes()[:100])
     assert all(torch.equal(a, b) for a, b in zip(recipe().batch(0), batches[0], strict=True))
+
+
+def test_what_a_purifier_is_to_give_back_has_no_noise_added(root: Path, tasnet: str) -> None:
+    recipe = PurifierRecipe(PurifierConfig(initial=tasnet, noise=0.5, **SETTINGS), root)
+    wave, _, _ = recipe.batch(0)
+    clean, _, _ = recipe.augmented(0, noisy=False)
+    noisy, _, _ = recipe.augmented(0)
+    assert torch.equal(wave, clean.clamp(-1, 1)) and not torch.equal(wave, noisy.clamp(-1, 1))
+
+
+def test_ssp_is_judged_by_what_it_minimises(root: Path, tasnet: str) -> None:
+    for method, judged in (("ssp", False), ("pgd", True)):
+        config = PurifierConfig(method=method, initial=tasnet, inner=1, **SETTINGS)  # type: ignore[arg-type]
+        recipe = PurifierRecipe(config, root)
+        found = recipe.validate(recipe.build().eval())
+        accuracies = [value for name, value in found.items() if name.startswith("accuracy")]
+        assert found["score"] == pytest.approx(np.mean(accuracies) if judged else -found["loss"])
 
 
 def test_ssp_is_s25_on_clips_that_s23_and_s24_perturb(root: Path, tasnet: str) -> None:

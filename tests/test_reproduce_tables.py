@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from audiopure.evaluation.reproduce.experiments import EXPERIMENTS
 from audiopure.evaluation.reproduce.jobs import Place, evaluation, keep
 from audiopure.evaluation.reproduce.published import MAIN
 from audiopure.evaluation.stages import STILL
+from audiopure.training.wavegan import WaveGanConfig
 
 PLAIN = np.ones((30, 1), dtype=bool)
 
@@ -388,3 +390,14 @@ def test_a_killed_run_leaves_no_process_and_goes_on(data: Path, tmp_path: Path) 
     assert again.stdout.split()[-1] == b"0" and kept > 0
     record = json.loads((tmp_path / "certificates" / "slow.json").read_text())
     assert len(record["clips"]) == 3
+
+
+def test_notes_on_size_are_those_of_the_recipes() -> None:
+    recipes = Path(__file__).parents[1] / "recipes"
+    names = ("diffspec-digits", "wavegan-digits")
+    spectral, gan = (tomllib.loads((recipes / f"{name}.toml").read_text()) for name in names)
+    unet = spectral["unet"]
+    size = f"width {unet['width']} with one block a level, {spectral['steps']:,} steps of {spectral['batch']}"
+    assert unet["blocks"] == 1 and all(size in entry.note for entry in rows.SPECTRAL[:1])
+    updates = gan["steps"] // WaveGanConfig(**gan).turns
+    assert f"{updates:,} updates of the generator" in rows.OTHER_DENOISERS[0].note

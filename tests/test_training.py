@@ -21,6 +21,7 @@ from audiopure import audio, hub
 from audiopure.data.layouts import load_dataset
 from audiopure.data.synthetic import write_dataset
 from audiopure.errors import InputError
+from audiopure.source import source
 from audiopure.training.config import TrainConfig
 from audiopure.training.flattening import flattened
 from audiopure.training.loop import Progress, schedule
@@ -251,6 +252,13 @@ PROBLEMS = {
         BASE.replace("batch = 6", "batch = 0"),
         "config.toml: batch: .*greater than 0",
     ),
+    "no seed": ("denoiser", BASE.replace("seed = 3", "seed = -1"), "config.toml: seed: .*equal to 0"),
+    "no decay": ("denoiser", "betas = [1.0, 0.9]\n" + BASE, "config.toml: betas.0: .*less than 1"),
+    "no time": (
+        "recogniser",
+        CONFIGS["recogniser"].replace("seconds = 0.5", "seconds = 0.00001"),
+        r"config.toml: seconds: .*0\.1",
+    ),
     "missing key": ("denoiser", BASE.replace("steps = 24\n", ""), "config.toml: steps: .*required"),
     "no data": ("denoiser", BASE.replace("sc09 = 1.0", ""), "config.toml: datasets: .*at least 1"),
     "not TOML": ("denoiser", "steps == 3", "config.toml is not valid TOML"),
@@ -289,6 +297,28 @@ def test_files_and_folders_that_are_not_there(folder: Path, tmp_path: Path) -> N
         run("denoiser", tmp_path / "none.toml", folder / "data", tmp_path / "run")
     with pytest.raises(InputError, match=r"nowhere.*does not exist"):
         run("denoiser", tmp_path / "config.toml", tmp_path / "nowhere", tmp_path / "run")
+
+
+def test_a_run_is_told_from_one_on_other_clips_and_keeps_its_configuration(
+    folder: Path, tmp_path: Path
+) -> None:
+    data, output = shutil.copytree(folder / "data", tmp_path / "data"), tmp_path / "run"
+    output.mkdir()
+    config = output / "config.toml"  # where a finished run keeps its own
+    config.write_text(BASE.replace("steps = 24", "steps = 1"))
+    path = run("denoiser", config, data, output)
+    assert config.read_text() == BASE.replace("steps = 24", "steps = 1")
+    card = hub.describe(path)["card"]
+    assert card["source"] == source() and json.loads((output / "inputs.json").read_text()) == {
+        "audio": card["audio"],
+        "weights": card["weights"],
+    }
+    clip = load_dataset("sc09", data, "train").clips[0].path
+    samples, rate = audio.read(clip)
+    samples[..., 100] += 2**-15
+    audio.write(clip, samples.reshape(-1), rate)
+    with pytest.raises(InputError, match="holds a run of other clips or weights"):
+        run("denoiser", config, data, output)
 
 
 def test_a_folder_with_another_run(folder: Path, tmp_path: Path) -> None:

@@ -233,6 +233,32 @@ def test_every_method_trains_through_a_defence_or_says_that_it_cannot(root: Path
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_reaches_all_weights_in_bfloat16_as_well(root: Path, method: str) -> None:
+    """Attacks run without gradients of the weights, which autocast's cache of them must not forget."""
+    torch.manual_seed(0)
+    training = recipe(root, method=method, inner=2, cheap=2, replays=1, network="mel_resnet")
+    model = training.build().eval()  # the same in both, whatever batch norm would round
+    found = []
+    for precise in (True, False):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=not precise):
+            loss = training.loss(model, training.batch(0))
+        loss.backward()
+        assert all(p.grad is not None for p in model.parameters())
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert float(torch.cosine_similarity(*found, dim=0)) > 0.9
+
+
+def test_the_control_of_the_jacobian_penalty_has_none(root: Path) -> None:
+    control, ordinary = recipe(root, method="jacobian", slope=0.0), recipe(root, method="pgd")
+    model = Listens()
+    wave, targets, _ = control.batch(0)
+    loss = METHODS["jacobian"](control, model, wave, targets, SeededNoise(0))
+    expected = torch.nn.functional.cross_entropy(ordinary.hear(model, wave, SeededNoise(0)), targets)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
 def test_validation_attacks_in_every_norm(root: Path) -> None:
     training = recipe(root)
     scores = training.validate(training.build().eval())

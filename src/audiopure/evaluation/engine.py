@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import shlex
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-import audiopure
 from audiopure import hub
 from audiopure.attacks import Attack
 from audiopure.attacks.objective import call
@@ -42,6 +40,7 @@ from audiopure.evaluation.stages import BATCH, Context, Protocol
 from audiopure.evaluation.worker import Tick, Worker
 from audiopure.machine import device_name
 from audiopure.noise import SeededNoise
+from audiopure.source import source
 from audiopure.systems import System, as_system, load_system
 from audiopure.typed import validated
 
@@ -269,13 +268,3 @@ def machine(device: str, workers: int, threads: int) -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "source": source(),
     }
-
-
-@cache
-def source() -> str:
-    """The first digits of a hash of audiopure's own modules: which code between two releases it was."""
-    root = Path(audiopure.__file__).parent
-    found = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        found.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return found.hexdigest()[:12]

@@ -79,8 +79,12 @@ class AdversarialRecipe(RecogniserRecipe):
             for name, value in measured.items():
                 found.setdefault(name, []).append(value.float())
         means = {name: torch.cat(parts).mean().item() for name, parts in found.items()}
+        return {"score": self.judged(means), **means}
+
+    def judged(self, means: dict[str, float]) -> float:
+        """The score of what validation found: the mean of all accuracies."""
         scores = [value for name, value in means.items() if name.startswith("accuracy")]
-        return {"score": sum(scores) / len(scores), **means}
+        return sum(scores) / len(scores)
 
     def _measured(
         self, model: nn.Module, wave: Tensor, target: Tensor, noise: SeededNoise

@@ -24,7 +24,7 @@ class AdversarialConfig(PlainConfig):
         cheap: steps for one slope of the network ("yopo"); YOPO-m-n has n of them, and `inner` (m - 1) n.
         beta: weight of the second term ("trades").
         slope: weight of the Frobenius norm of the Jacobian, in units of cross-entropy for a change of one
-            logit per unit of the waveform's L2 norm ("jacobian").
+            logit per unit of the waveform's L2 norm ("jacobian"); 0, for comparison, does without it.
         defence: what stands before the recogniser, as a system is written: "small", "small,reverse=no".
     """
 
@@ -36,5 +36,5 @@ class AdversarialConfig(PlainConfig):
     replays: int = Field(default=4, gt=0)
     cheap: int = Field(default=3, gt=0)
     beta: float = Field(default=6.0, gt=0)
-    slope: float = Field(default=1e-3, gt=0)
+    slope: float = Field(default=1e-3, ge=0)
     defence: str | None = None

@@ -25,7 +25,7 @@ class ClipsConfig(TrainConfig):
     """Where clips come from, and how long they are."""
 
     dataset: str = "sc09"
-    seconds: float = Field(default=1.0, gt=0)
+    seconds: float = Field(default=1.0, ge=0.1)
 
 
 class AugmentedConfig(ClipsConfig):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,17 +17,20 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class TrainConfig(Strict):
     """What every recipe shares."""
 
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     steps: int = Field(gt=0)
     batch: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
     warmup: int = Field(default=500, ge=0)  # steps of linear warm-up before the cosine
     weight_decay: float = Field(default=0.01, ge=0)
     optimiser: Literal["adamw", "sgd"] = "adamw"
-    betas: tuple[float, float] = (0.9, 0.98)  # of AdamW
+    betas: tuple[Decay, Decay] = (0.9, 0.98)  # of AdamW
     momentum: float = Field(default=0.0, ge=0, lt=1)  # of SGD
     clip: float = Field(default=1.0, gt=0)  # gradient norm
     ema: float = Field(default=0.999, ge=0, lt=1)

@@ -3,7 +3,7 @@
 With the methods of `adversarial` the whole system is attacked and only the defence learns: Joshi et al. 2022
 for a denoiser without noise of its own (Conv-TasNet), end-to-end training for a diffusion model. With "ssp"
 no recogniser is asked: clips are perturbed against a fixed feature, and the purified shall be the clip again
-(Naseer et al. 2020; S23 to S27).
+(Naseer et al. 2020; S23 to S27). Clips get no noise beforehand: what is to come back must be without it.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class PurifierConfig(AdversarialConfig):
         error: weight of the logarithm of the squared error of purified clean clips, relative to the forward
             noise or, where there is none, to the clip.
         feature: weight of the second term of S25 ("ssp").
+
+    `noise` and `background` have no effect here.
     """
 
     method: Literal["pgd", "fast", "free", "trades", "ssp"] = "pgd"  # type: ignore[assignment]
@@ -54,6 +56,7 @@ class PurifierConfig(AdversarialConfig):
 
 class PurifierRecipe(AdversarialRecipe):
     config: PurifierConfig
+    noisy = False
 
     def __init__(self, config: PurifierConfig, root: Path):
         super().__init__(config, root)
@@ -69,6 +72,10 @@ class PurifierRecipe(AdversarialRecipe):
     def build(self) -> nn.Module:
         assert self.config.initial is not None
         return hub.load(self.config.initial).requires_grad_(True)
+
+    def judged(self, means: dict[str, float]) -> float:
+        """As for recognisers; for "ssp", which does not aim at answers, minus its loss."""
+        return -means["loss"] if self.config.method == "ssp" else super().judged(means)
 
     def front(self, model: nn.Module) -> Purifier | Enhancer:
         """The defence whose weights `model` holds."""

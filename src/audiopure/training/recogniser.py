@@ -39,6 +39,7 @@ class PlainConfig(RecogniserConfig):
 
 class RecogniserRecipe(AugmentedClips):
     kind = "recogniser"
+    noisy = True  # clips get noise as well
 
     def __init__(self, config: RecogniserConfig, root: Path):
         super().__init__(config, root)
@@ -61,7 +62,7 @@ class RecogniserRecipe(AugmentedClips):
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """Waveforms (B, T), soft targets (B, labels), and a seed for the masks."""
         config = self.config
-        wave, labels, rng = self.augmented(step)
+        wave, labels, rng = self.augmented(step, noisy=self.noisy)
         targets = nn.functional.one_hot(labels, len(self.labels)).float()
         targets = targets * (1 - config.smoothing) + config.smoothing / len(self.labels)
         mixed = rng.beta(0.3, 0.3, (len(wave), 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -13,8 +14,10 @@ import torch
 from torch import nn
 
 from audiopure import __version__, hub
+from audiopure.atomic import write_text
 from audiopure.errors import InputError
 from audiopure.machine import device_name
+from audiopure.source import source
 from audiopure.training.adversarial import AdversarialRecipe
 from audiopure.training.adversarial_config import AdversarialConfig
 from audiopure.training.config import TrainConfig, read_config
@@ -88,6 +91,9 @@ def run(
     recipe = entry.recipe(config, root)
     if isinstance(recipe, EnhancerRecipe):
         recipe.keep_in(folder / "crafted")
+    inputs = {"audio": recipe.audio, "weights": _weights(config)}
+    if team().leads:
+        _begin(folder, config_path, inputs)
     model, log = train(recipe, config, folder, device=device, report=report)
     best = max(log, key=lambda line: line["score"])
     change = moved(initialised(recipe, config), model)
@@ -100,8 +106,8 @@ def run(
         "version": __version__,
         "torch": torch.__version__,
         "data": {dataset: data_hash(root / dataset) for dataset in _datasets(config)},
-        "audio": recipe.audio,
-        "weights": _weights(config),
+        **inputs,
+        "source": source(),
         "cost": {
             "seconds": round(seconds_spent(folder)),
             "processes": team().size,
@@ -116,8 +122,25 @@ def run(
     }
     path = folder / "model.safetensors"
     hub.save(model, path, kind=recipe.kind, card=card)
-    shutil.copyfile(config_path, folder / "config.toml")
     return path
+
+
+def _begin(folder: Path, config_path: Path, inputs: Mapping[str, Any]) -> None:
+    """Put the configuration and what is read beside the run.
+
+    Raises InputError if what is there was begun with other clips or weights under the same names.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    known, kept = folder / "inputs.json", folder / "config.toml"
+    if (folder / "state.pt").is_file():
+        if known.is_file() and json.loads(known.read_text()) != inputs:
+            raise InputError(
+                f"{folder} holds a run of other clips or weights: choose another folder or remove it"
+            )
+        return
+    write_text(known, json.dumps(inputs, indent=1) + "\n")
+    if config_path.resolve() != kept.resolve():
+        shutil.copyfile(config_path, kept)
 
 
 def data_hash(folder: Path) -> str:

@@ -82,7 +82,7 @@ class WaveGanRecipe(Clips):
     def validate(self, model: nn.Module) -> dict[str, float]:
         """The inception score, at most 10: whether the recogniser knows the words, and how many there are.
 
-        The loss is the critic's, on words of the validation split.
+        The loss is minus that: the critic's own on words of the validation split (`critic`) does not settle.
         """
         assert isinstance(model, WaveGan)
         device = next(model.parameters()).device
@@ -100,7 +100,7 @@ class WaveGanRecipe(Clips):
             self._critics(model.critic, real.to(device), fake, share.to(device)).detach().cpu()
             for real, fake, share in parts
         ]
-        return {"score": score, "loss": torch.cat(losses).mean().item()}
+        return {"score": score, "loss": -score, "critic": torch.cat(losses).mean().item()}
 
     def product(self, model: nn.Module) -> nn.Module:
         assert isinstance(model, WaveGan)

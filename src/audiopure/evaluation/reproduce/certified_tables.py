@@ -27,7 +27,8 @@ EARLY = ("--tolerance", "0.03")  # a clip stops once no more than .03 sigma of r
 ABOUT = (
     "Certified accuracy in %, in round brackets as published (100,000 draws, DiffWave and ResNeXt-29), below "
     "the 95 % Clopper-Pearson interval over clips. The recogniser is our compact one; each sigma is a system "
-    "of its own. A clip stops early once hardly more is to be gained."
+    "of its own, RS-Gaussian one network for all of them where the paper trains one for each. A clip stops "
+    "early once hardly more is to be gained."
 )
 
 

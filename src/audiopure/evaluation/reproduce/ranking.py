@@ -13,8 +13,9 @@ from audiopure.evaluation.reproduce.entries import Entry
 from audiopure.evaluation.reproduce.reading import BUDGETS, NOT_RUN, brief, clean, headline, stored, table
 
 ABOUT = (
-    "Defences by the sum of both averages under exact gradients, with 95 % intervals over clips, which do "
-    "not tell neighbours apart. A row under `quick` met a weaker attack than one under `standard`."
+    "Defences by the sum of both averages under exact gradients, or BPDA where a name says so, with 95 % "
+    "intervals over clips, which do not tell neighbours apart. A row under `quick` met a weaker attack than "
+    "one under `standard`."
 )
 
 

@@ -93,8 +93,8 @@ def trainings(records: Path) -> str:
     machines = "; ".join(sorted({one["machine"] for one in known.values() if one["machine"]}))
     note = (
         "Core hours: seconds times processes and threads. Moved: by how much of their length training "
-        "changed the weights. Flattened: the last fifth of the run brought no better validation or hardly "
-        f"changed its loss, or the run ended early. {machines}"
+        "changed the weights. Flattened: the last two fifths of the run hardly lowered its validation loss, "
+        f"or the run ended early. {machines}"
     )
     return table(HEADS, body) + f"\n\n{note.strip()}"
 
@@ -109,13 +109,14 @@ def _row(name: str, one: Facts) -> list[str]:
 
 
 def unfinished(names: Iterable[str], records: Path) -> list[str]:
-    """Sentences on those of the named weights whose curve has not flattened."""
+    """Sentences on those of the named weights whose curve has not flattened, or has not been kept."""
     known = facts(records)
-    return [
-        f"{name}: its validation had not flattened when its training ended."
-        for name in names
-        if name in known and known[name]["flattened"] is False
-    ]
+    said = {
+        False: "its validation had not flattened when its training ended.",
+        None: "nothing is known of whether its validation had flattened.",
+    }
+    found = [(name, known[name]["flattened"]) for name in names if name in known]
+    return [f"{name}: {said[flat]}" for name, flat in found if flat is not True]
 
 
 def draw(records: Path, path: Path) -> None:
