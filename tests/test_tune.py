@@ -126,9 +126,7 @@ def test_an_attack_lowers_accuracy_and_its_cost_counts(data: Path, monkeypatch: 
         assert level.attacked.value == pytest.approx(float(kept), abs=0.12)
     plain = Tune(config(data, levels=(2.0, 20.0), passes=20))
     assert set(plain.plan()) == {2.0, 20.0} and min(plain.plan().values()) > 0
-    monkeypatch.setattr(
-        tune, "_timed", lambda run: 1.0
-    )  # the cost in passes of a batch, whatever the clock says
+    monkeypatch.setattr(tune, "_timed", lambda run: 1.0)  # so that passes are counted
     (batches,) = {seconds / 20 for seconds in plain.plan().values()}
     spent, judged = attack.cost
     part = batches * 6 / len(work.clips.targets)
