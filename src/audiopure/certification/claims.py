@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from audiopure.certification.bounds import Method, Sums
-from audiopure.certification.embeddings import check_threshold, decided, unit
-from audiopure.certification.laws import Gaussian, Law
+from audiopure.certification.embeddings import check_law, check_threshold, decided, shares, unit
+from audiopure.certification.laws import Law
 from audiopure.certification.procedures import Ask, Certificate, check_draws
-from audiopure.errors import InputError
 from audiopure.metrics import clopper_pearson_lower
 
 DECISIONS = ("accept", "reject")  # the labels of a certificate
@@ -51,8 +50,7 @@ class CertifyClaim:
         return self.n
 
     def check(self, law: Law) -> None:
-        if not isinstance(law, Gaussian):
-            raise InputError("a certificate of mean embeddings needs Gaussian noise")
+        check_law(law)
 
     def __call__(self, ask: Ask, law: Law) -> Certificate:
         self.check(law)
@@ -60,7 +58,7 @@ class CertifyClaim:
 
         def tallied(found: Tensor) -> Tensor:
             cosines = unit(found) @ direction
-            values = np.clip((1 + cosines) / 2, 0, 1)
+            values = shares(cosines)
             accepted = int((cosines >= self.threshold).sum())
             return torch.tensor([values.sum(), np.square(values).sum(), accepted], dtype=torch.float64)
 

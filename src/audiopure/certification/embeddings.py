@@ -86,6 +86,12 @@ def decided(sums: Sums, threshold: float, sigma: float, alpha: float, method: Me
     return EmbeddingCertificate(None, 0.0, value, sums.n)
 
 
+def check_law(law: Law) -> None:
+    """InputError for noise that is not white and Gaussian."""
+    if not isinstance(law, Gaussian):
+        raise InputError("a certificate of mean embeddings needs Gaussian noise")
+
+
 def check_threshold(threshold: float) -> None:
     """InputError for a threshold of cosines that is not strictly between -1 and 1."""
     if not -1 < threshold < 1:
@@ -218,8 +224,7 @@ class CertifyIdentity:
         return self.n0 + self.n
 
     def check(self, law: Law) -> None:
-        if not isinstance(law, Gaussian):
-            raise InputError("a certificate of mean embeddings needs Gaussian noise")
+        check_law(law)
 
     def __call__(self, ask: Ask, law: Law) -> Certificate:
         self.check(law)
@@ -262,4 +267,9 @@ def unit(embeddings: Tensor) -> NDArray[np.float64]:
 def _sums(cosines: NDArray[np.float64]) -> Sums:
     if len(cosines) < 2 or not np.abs(cosines).max() <= 1 + ROUNDING:
         raise InputError("cosines lie in [-1, 1], and a bound needs two of them")
-    return Sums.of(np.clip((1 + cosines) / 2, 0, 1))
+    return Sums.of(shares(cosines))
+
+
+def shares(cosines: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cosines as values in [0, 1], of whose mean a quantile is bounded. Shape: (n,) -> (n,)."""
+    return np.clip((1 + cosines) / 2, 0, 1)

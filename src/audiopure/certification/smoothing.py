@@ -183,5 +183,5 @@ class Smoothed:
                 is over draws that the attacker does not know: whoever knows the seed may find a change well
                 within a certified radius that turns just these.
         """
-        unknown = secrets.randbits(63) if seed is None else seed
-        return (how or Predict())(self.sampler(waveform, seed=unknown, item=item))
+        chosen = secrets.randbits(63) if seed is None else seed
+        return (how or Predict())(self.sampler(waveform, seed=chosen, item=item))

@@ -118,9 +118,7 @@ class CertifySettings(BaseModel):
         """How a recogniser is certified; InputError where settings contradict each other."""
         if self.tolerance is not None and self.certificate not in OF_VOTES:
             raise InputError("tolerance: only certificates of votes (cohen, pair) can stop early.")
-        if (self.certificate == CLAIM) != bool(self.claim) or bool(self.claim) != (
-            self.threshold is not None
-        ):
+        if len({self.certificate == CLAIM, bool(self.claim), self.threshold is not None}) > 1:
             raise InputError("--certificate claim, --claim SPEAKER and --threshold COSINE go together.")
         if self.certificate in OF_EMBEDDINGS:
             speakers = _identifier(recogniser)
