@@ -206,6 +206,16 @@ def test_uniting_draws_nothing(settings: dict[str, Any], data: Path, tmp_path: P
     assert record.settings["shard"] is None and record.data.shard is None
 
 
+def test_the_record_of_shards_names_the_code_of_each(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, state in ((1, "a"), (2, "b")):
+        monkeypatch.setattr(engine, "source", lambda state=state: state)
+        audiopure.certify(SYSTEM, data, output=tmp_path / state, shard=(number, 2), **COMMON)
+    record = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "all")
+    assert record.machine["sources"] == ["a", "b"]
+
+
 def test_shards_of_other_recordings_do_not_unite(data: Path, tmp_path: Path) -> None:
     words = shutil.copytree(data, tmp_path / "words")
     parts = shards(words, tmp_path)

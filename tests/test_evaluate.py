@@ -30,7 +30,7 @@ from audiopure.attacks import PAPER_BUDGETS
 from audiopure.attacks.objective import randomised
 from audiopure.cli import attack as attack_command
 from audiopure.cli import audit, demo, tune
-from audiopure.evaluation import running
+from audiopure.evaluation import engine, running
 from audiopure.evaluation.auditing import rows as audits
 from audiopure.evaluation.card import Card
 from audiopure.evaluation.engine import Evaluation, EvaluationConfig
@@ -124,8 +124,12 @@ def test_the_same_evaluation_gives_the_same_card(
     assert work.plan.digest != prepared(data, tmp_path / "other", seed=0).plan.digest
 
 
-def test_a_run_goes_on_where_it_was(whole: tuple[Path, Card], data: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_where_it_was(
+    whole: tuple[Path, Card], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, card = whole
+    assert "sources" not in card.machine
+    monkeypatch.setattr(engine, "source", lambda: "of another state")
     lines = (folder / "outcomes.jsonl").read_bytes().splitlines(keepends=True)
     for kept in (7, len(lines) - 1):
         resumed = tmp_path / str(kept)
@@ -138,6 +142,7 @@ def test_a_run_goes_on_where_it_was(whole: tuple[Path, Card], data: Path, tmp_pa
         )
         again = evaluate(system(), data, protocol="tiny", limit=CLIPS, output=resumed)
         assert measured(again) == measured(card)
+        assert again.machine["sources"] == [card.machine["source"], "of another state"]
 
 
 def test_shards_make_the_whole(whole: tuple[Path, Card], data: Path, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
     schema      "audiopure-card-1"; changes when a field changes its meaning
     command     the shell command that repeats the evaluation
     versions    audiopure, python, torch
-    machine     device, threads, workers, platform
+    machine     device, threads, workers, platform, source (first digits of a hash of the code; with sources
+                where several states of it have a part)
     protocol    name, passes (fresh passes that score a clip), settings, note (null, or what must stand beside
                 every number of it)
     data        name, split, clips (evaluated), of (how many there were), note, shard (null, or "i/n")

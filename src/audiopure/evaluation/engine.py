@@ -204,9 +204,10 @@ class Evaluation:
     def begin(self) -> None:
         """Make the folder, or check that what is in it belongs to this evaluation.
 
-        Raises InputError if it does not, or if the ledger in it is damaged.
+        Outcomes may be of several states of the code between two releases: the record names all of them.
+        Raises InputError if the folder holds something else, or if the ledger in it is damaged.
         """
-        plans.begin(self.plan, self.folder)
+        self.plan = plans.begin(self.plan, self.folder)
         self.worker.ledger.read()
 
 

@@ -149,7 +149,7 @@ def merge(folders: Sequence[Path], output: Path) -> Card:
     first = workplace.unite(folders, output, plan.Plan, "evaluation")
     data = first.data.model_copy(update={"shard": None})
     united = first.model_copy(update={"data": data, "command": workplace.whole_command(first.command)})
-    plan.begin(united, output)
+    united = plan.begin(united, output)
     gradients = {row: found for folder in folders for row, found in audits.stored(folder).items()}
     audits.store(gradients, output)
     ledger = Ledger(output / "outcomes.jsonl")

@@ -152,12 +152,13 @@ def share_of(numbers: Sequence[int], shard: tuple[int, int] | None) -> list[int]
     return list(numbers[first - 1 :: step])
 
 
-def begin(plan: Plan, folder: Path) -> None:
+def begin(plan: Plan, folder: Path) -> Plan:
     """Make the folder and put the plan there, or check that what is in it belongs to the plan.
 
-    Raises InputError if it holds another evaluation, or anything else.
+    Returns it, naming also the code that has done what is there. Raises InputError if the folder holds
+    another evaluation, or anything else.
     """
-    workplace.begin(plan, folder, "an evaluation")
+    return workplace.begin(plan, folder, "an evaluation")
 
 
 def stored(folder: Path) -> Plan | None:

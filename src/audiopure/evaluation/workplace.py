@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -17,6 +17,8 @@ P = TypeVar("P", bound=BaseModel)
 
 class Planned(Protocol):
     """What a plan also has."""
+
+    machine: Mapping[str, Any]
 
     @property
     def digest(self) -> str:
@@ -38,7 +40,7 @@ def stored(folder: Path, kind: type[P]) -> P | None:
 
 
 def unite(folders: Sequence[Path], output: Path, kind: type[P], what: str) -> P:
-    """The plan that the folders of shards have in common, the first's.
+    """The plan that the folders of shards have in common, as the first has it, with the code of all.
 
     Args:
         what: it is the plan of, for messages: "evaluation".
@@ -55,7 +57,7 @@ def unite(folders: Sequence[Path], output: Path, kind: type[P], what: str) -> P:
         if plans and cast(Planned, plan).digest != cast(Planned, plans[0]).digest:
             raise InputError(f"{folder}: holds another {what} than {folders[0]}, with other settings.")
         plans.append(plan)
-    return plans[0]
+    return _by_all(plans[0], plans)
 
 
 def whole_command(command: str) -> str:
@@ -63,12 +65,24 @@ def whole_command(command: str) -> str:
     return re.sub(r" --shard \S+", "", command)
 
 
-def begin(plan: BaseModel, folder: Path, what: str) -> None:
+def _by_all(plan: P, others: Iterable[P]) -> P:
+    """The plan, whose record names each state of the code, between two releases, that has a part in it."""
+    machines = [cast(Planned, one).machine for one in (*others, plan)]
+    states = [state for one in machines for state in one.get("sources", [one.get("source")])]
+    named = list(dict.fromkeys(state for state in states if state))
+    if len(named) < 2:
+        return plan
+    return plan.model_copy(update={"machine": {**cast(Planned, plan).machine, "sources": named}})
+
+
+def begin(plan: P, folder: Path, what: str) -> P:
     """Make the folder and put the plan there, or check that what is in it belongs to the plan.
 
     Args:
         plan: a `Planned`.
         what: it is the plan of, for messages: "an evaluation".
+
+    Returns the plan, naming also the code that has done what is there.
 
     Raises InputError if the folder holds another one, or anything else.
     """
@@ -80,5 +94,10 @@ def begin(plan: BaseModel, folder: Path, what: str) -> None:
         if any(not path.name.startswith(".") and path.suffix != ".part" for path in folder.iterdir()):
             raise InputError(f"{folder}: holds something else than {what}; choose another folder.")
         write_text(folder / "plan.json", plan.model_dump_json(indent=1))
-    elif cast(Planned, before).digest != cast(Planned, plan).digest:
+        return plan
+    if cast(Planned, before).digest != cast(Planned, plan).digest:
         raise InputError(f"{folder}: holds {what} with other settings; choose another folder.")
+    whole = _by_all(plan, [before])
+    if whole is not plan:
+        write_text(folder / "plan.json", whole.model_dump_json(indent=1))
+    return whole

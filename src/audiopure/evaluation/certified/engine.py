@@ -14,7 +14,6 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from audiopure.atomic import write_text
 from audiopure.certification.claims import DECISIONS
 from audiopure.certification.procedures import Ask, Certificate, Procedure
 from audiopure.certification.smoothing import Rows, Sampler, Smoothed
@@ -144,13 +143,7 @@ class Certification:
 
         Draws may be of several states of the code between two releases: the record then names all of them.
         """
-        workplace.begin(self.plan, self.folder, "a certification")
-        before = workplace.stored(self.folder, CertifyPlan)
-        earlier = [] if before is None else before.machine.get("sources", [before.machine.get("source")])
-        sources = list(dict.fromkeys([*earlier, self.plan.machine["source"]]))
-        if len(sources) > 1:
-            self.plan = self.plan.model_copy(update={"machine": {**self.plan.machine, "sources": sources}})
-            write_text(self.folder / "plan.json", self.plan.model_dump_json(indent=1))
+        self.plan = workplace.begin(self.plan, self.folder, "a certification")
         self.refresh()
 
     def refresh(self) -> None:

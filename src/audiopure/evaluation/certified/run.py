@@ -175,8 +175,7 @@ def merge(folders: Sequence[Path], output: Path, data: Path | None = None) -> Ce
     for what in ("clips", "weights", "labels"):
         if getattr(work.plan, what) != getattr(whole, what):
             raise InputError(f"the {what} here are not those that the shards were certified with.")
-    work.plan = whole
-    workplace.begin(whole, output, "a certification")
+    work.plan = workplace.begin(whole, output, "a certification")
     Tallies(output / "draws.jsonl").unite(Tallies(folder / "draws.jsonl") for folder in folders)
     left = [work.clips.ids[unit] for unit in work.units if not work.finished(unit)]
     if left:

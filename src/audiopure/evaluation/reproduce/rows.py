@@ -150,11 +150,10 @@ JACOBIANS = tuple(
     for slope in (*JACOBIAN, *STEEPER)
 )
 # of table 3's networks: why they are not the paper's, and clips
-EPOCHS = "trained for about 15 of 70 epochs and evaluated on fewer clips, which is what a CPU affords"
 QUICK = "by `quick`, as `standard` takes a recogniser of this size days on a CPU"
 SIZES = {
-    "resnext29": (f"{EPOCHS}; {QUICK}", 30),
-    "wideresnet28": (f"{EPOCHS}; {QUICK}", 30),
+    "resnext29": (f"on fewer clips and {QUICK}", 30),
+    "wideresnet28": (f"on fewer clips and {QUICK}", 30),
     "vgg19bn": (QUICK, 100),
     "densenetbc": (QUICK, 100),
     "m5": ("by `quick`, as the other networks of its table", 100),
