@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from card_factory import curve, full_card
@@ -12,7 +13,9 @@ from card_factory import curve, full_card
 from audiopure import InputError
 from audiopure.cli.main import main
 from audiopure.data.synthetic import write_dataset
-from audiopure.evaluation.reproduce import entries, published, rows
+from audiopure.defended import Defended
+from audiopure.evaluation.reproduce import cost_table, entries, published, rows
+from audiopure.evaluation.reproduce.costs import seconds
 from audiopure.evaluation.reproduce.experiments import EXPERIMENTS, experiment
 from audiopure.evaluation.reproduce.jobs import Job, Place, carry_out, evaluation, keep, missing
 from audiopure.evaluation.reproduce.reading import iterate
@@ -159,12 +162,25 @@ def test_figures_are_drawn_from_sound_and_from_records(place: Place, tmp_path: P
 
 
 def test_inference_is_timed_at_every_level(
-    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    steps: list[float] = []
+
+    def timed(model: Defended, *rest: Any) -> float:
+        calls: list[object] = []
+        handle = model.purifier.denoiser.register_forward_hook(lambda *given: calls.append(given))
+        with handle:
+            found = seconds(model, *rest)
+        steps.append(len(calls))
+        return found
+
+    monkeypatch.setattr(cost_table, "seconds", timed)
     assert run("tableG", "--data", place.data, "-o", tmp_path) == 0
     record = json.loads((tmp_path / "records" / "inference-cost.json").read_text())
     assert list(record["seconds"]) == [str(n) for n in published.SECONDS]
-    assert 0 < record["seconds"]["0"] < record["seconds"]["10"]
+    once = steps[1]
+    assert once > 0 and steps == [n * once for n in published.SECONDS]  # a call a step, whatever it takes
+    assert all(second > 0 for second in record["seconds"].values())
     assert f"| {record['seconds']['3']:.4f} |" in capsys.readouterr().out
 
 

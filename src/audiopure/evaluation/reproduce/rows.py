@@ -137,7 +137,7 @@ OTHER_DENOISERS = (
 )
 BELOW = (
     "at our logits' scale these penalties lie below the rounding of the gradient: four runs of the same "
-    "training, 600 steps for the 1,200 of the others"
+    "training"
 )
 JACOBIANS = tuple(
     Entry(
