@@ -73,9 +73,48 @@ def test_conv_tasnet_has_its_papers_size() -> None:
 
 
 def test_its_normalisation_is_group_normalisation_with_one_group() -> None:
-    x = torch.randn(3, 5, 40, generator=torch.Generator().manual_seed(0))
-    expected = nn.functional.group_norm(x, 1, eps=1e-8)
-    torch.testing.assert_close(GlobalNorm(5)(x, torch.ones(3, 1, 40)), expected)
+    generator = torch.Generator().manual_seed(0)
+    x, gain, bias = (torch.randn(*shape, generator=generator) for shape in ((3, 40, 5), (5,), (5,)))
+    norm = GlobalNorm(5)
+    norm.load_state_dict({"gain": gain, "bias": bias})
+    expected = nn.functional.group_norm(x.mT, 1, gain, bias, eps=1e-8).mT
+    torch.testing.assert_close(norm(x, torch.ones(3, 40, 1)), expected)
+    torch.testing.assert_close(norm(x, None), expected)
+
+
+@pytest.mark.parametrize("samples", [331, 512])
+def test_it_is_the_network_of_its_paper(samples: int) -> None:
+    """Written down once more with the layers that the paper names."""
+    torch.manual_seed(0)
+    net = ConvTasNet(**TINY).double()
+    for weights in net.parameters():  # gains, biases and slopes that differ from where they begin
+        weights.data.add_(0.1 * torch.randn_like(weights))
+    w = net.state_dict()
+    f, hop = nn.functional, TINY["window"] // 2
+    x = sounds(2, samples).double()
+    padded = f.pad(x, (hop, hop + -samples % hop))[:, None]
+    code = f.conv1d(padded, w["encoder.weight"][:, None], stride=hop)
+
+    def norm(h: Tensor, name: str) -> Tensor:
+        return f.group_norm(h, 1, w[f"{name}.gain"], w[f"{name}.bias"], eps=1e-8)
+
+    def mixed(h: Tensor, name: str) -> Tensor:
+        return f.conv1d(h, w[f"{name}.weight"][:, :, None], w[f"{name}.bias"])
+
+    h, total = mixed(norm(code, "norm"), "bottleneck"), torch.zeros(())
+    last = TINY["blocks"] * TINY["repeats"] - 1
+    for k in range(last + 1):
+        at, dilation = f"blocks.{k}", 2 ** (k % TINY["blocks"])
+        y = norm(f.prelu(mixed(h, f"{at}.enter"), w[f"{at}.first.weight"]), f"{at}.first_norm")
+        kernels = w[f"{at}.along"][:, :, 0]
+        reach = dilation * (kernels.shape[2] // 2)
+        y = f.conv1d(y, kernels, w[f"{at}.along_bias"], 1, reach, dilation, groups=TINY["hidden"])
+        y = mixed(norm(f.prelu(y, w[f"{at}.second.weight"]), f"{at}.second_norm"), f"{at}.leave")
+        total = total + y[:, -TINY["skip"] :]
+        h = h if k == last else h + y[:, : TINY["bottleneck"]]
+    gate = torch.sigmoid(mixed(f.prelu(total, w["mask.0.weight"]), "mask.1"))
+    clean = f.conv_transpose1d(code * gate, w["decoder.weight"].T[:, None], stride=hop)[:, 0]
+    torch.testing.assert_close(net(x), clean[:, hop : hop + samples])
 
 
 @pytest.mark.parametrize("samples", [500, 512, 4097])
