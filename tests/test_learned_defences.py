@@ -117,6 +117,20 @@ def test_it_is_the_network_of_its_paper(samples: int) -> None:
     torch.testing.assert_close(net(x), clean[:, hop : hop + samples])
 
 
+@pytest.mark.parametrize("lengths", [None, (600, 400)])
+def test_it_trains_in_mixed_precision(lengths: tuple[int, ...] | None) -> None:
+    torch.manual_seed(0)
+    net, x = ConvTasNet(**TINY), sounds(2, 600)
+    samples = None if lengths is None else torch.tensor(lengths)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = net(x, samples)
+    found.float().square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+    torch.testing.assert_close(
+        found.float(), net(x, samples), rtol=0, atol=0.02 * float(found.detach().abs().max())
+    )
+
+
 @pytest.mark.parametrize("samples", [500, 512, 4097])
 def test_an_enhancer_keeps_the_shape_and_hears_no_padding(samples: int) -> None:
     torch.manual_seed(0)

@@ -41,7 +41,7 @@ class Slope(nn.Module):
         self.weight = nn.Parameter(torch.full((1,), 0.25))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.lerp(nn.functional.relu(x), x, self.weight)
+        return torch.lerp(nn.functional.relu(x), x, self.weight.to(x.dtype))
 
 
 class Block(nn.Module):
