@@ -60,7 +60,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(2)
-        parts = self.qkv(self.norm(flat)).unflatten(1, (self.heads, 3, -1)).transpose(3, 4)
+        parts = self.qkv(self.norm(flat)).unflatten(1, (self.heads, 3, -1))
+        parts = parts.transpose(3, 4).contiguous()  # fused attention takes no other layout
         mixed = nn.functional.scaled_dot_product_attention(*parts.unbind(2))
         return (flat + self.project(mixed.transpose(2, 3).flatten(1, 2))).view_as(x)
 
