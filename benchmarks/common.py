@@ -91,8 +91,12 @@ def run_jobs(jobs: Iterable[Job], records: str, options: argparse.Namespace) -> 
 
 def asked(jobs: Iterable[Job], options: argparse.Namespace) -> list[Job]:
     """Those that `--only` names."""
-    patterns = options.only or ["*"]
-    return [job for job in jobs if any(fnmatchcase(job.name, pattern) for pattern in patterns)]
+    return [job for job in jobs if wanted(job.name, options)]
+
+
+def wanted(name: str, options: argparse.Namespace) -> bool:
+    """Whether `--only` names it, or is not given."""
+    return any(fnmatchcase(name, pattern) for pattern in options.only or ["*"])
 
 
 def place(records: str, options: argparse.Namespace) -> Place:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from fnmatch import fnmatchcase
 from pathlib import Path
+
+from common import wanted
 
 from audiopure.atomic import whole
 from audiopure.evaluation.reproduce.entries import WEIGHTS, weights_file
@@ -23,7 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", required=True, type=Path, help="the folder of datasets")
     parser.add_argument("--work", required=True, type=Path, help="where unfinished runs lie")
-    parser.add_argument("--only", nargs="+", default=["*"], help="names of weights, NAME* for what begins so")
+    parser.add_argument("--only", nargs="+", help="names of weights, NAME* for what begins so; default: all")
     parser.add_argument("--weights", type=Path, default=ROOT / "weights", help="where finished ones go")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
@@ -31,9 +32,8 @@ def main() -> int:
     options.weights.mkdir(parents=True, exist_ok=True)
     failed = []
     for name, words in WEIGHTS.items():
-        if not any(fnmatchcase(name, pattern) for pattern in options.only):
-            continue
-        if not weights_file(options.weights, name).is_file() and not trained(name, words.split(), options):
+        missing = wanted(name, options) and not weights_file(options.weights, name).is_file()
+        if missing and not trained(name, words.split(), options):
             failed.append(name)
     if failed:
         print(f"not trained: {', '.join(failed)}", file=sys.stderr)

@@ -2,25 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from pathlib import Path
 from typing import Any
-
-import pytest
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-pytestmark = pytest.mark.skipif(
-    not BENCHMARKS.is_dir(), reason="the benchmarks are no part of an installed package"
-)
-
-
-@pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield importlib.import_module
-    for name in ("smoothed_attacks", "certificate_tables", "common"):
-        sys.modules.pop(name, None)
 
 
 def test_only_another_answer_within_the_radius_contradicts_a_certificate(module: Any) -> None:

@@ -18,6 +18,7 @@ import pytest
 import soundfile
 import torch
 from diffwave_reference import TINY, authors_state, tiny_net, write_authors_checkpoint
+from tiny_training import CONFIG
 
 from audiopure import __version__, audio, hub
 from audiopure.choices import LEVELS, SAMPLERS
@@ -493,21 +494,6 @@ def test_convert_refuses(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert "exists already" in refused(capfd, "convert", source, "old.safetensors")
     assert sorted(path.name for path in here.iterdir()) == ["a.pkl", "old.safetensors", "text.pkl"]
     assert (here / "old.safetensors").read_text() == "kept"
-
-
-CONFIG = """
-steps = 8
-batch = 2
-learning_rate = 1e-3
-validate_every = 4
-seconds = 0.1
-validation_clips = 2
-[network]
-width = 8
-blocks = 1
-[datasets]
-sc09 = 1.0
-"""
 
 
 def test_train(here: Path, capfd: pytest.CaptureFixture[str]) -> None:

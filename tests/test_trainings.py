@@ -2,47 +2,28 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_training import CONFIG
 
 from audiopure.data.synthetic import write_dataset
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-pytestmark = pytest.mark.skipif(
-    not BENCHMARKS.is_dir(), reason="the benchmarks are no part of an installed package"
-)
-CONFIG = """
-steps = 2
-batch = 4
-learning_rate = 1e-3
-validate_every = 1
-seconds = 0.25
-validation_clips = 2
-[network]
-width = 8
-blocks = 1
-[datasets]
-sc09 = 1.0
-"""
-
 
 def test_weights_and_curves_are_kept_and_not_trained_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    module: Any = importlib.import_module("trainings")
+    trainings = module("trainings")
     write_dataset(tmp_path / "data" / "sc09", clips_per_label=3, seed=0)
     config = tmp_path / "config.toml"
     config.write_text(CONFIG)
     runs = {"one": f"denoiser --config {config}", "two": "denoiser --config nowhere.toml", "out": "nothing"}
-    monkeypatch.setattr(module, "WEIGHTS", runs)
+    monkeypatch.setattr(trainings, "WEIGHTS", runs)
     words = ["--data", tmp_path / "data", "--work", tmp_path / "work", "--weights", tmp_path / "kept"]
     monkeypatch.setattr(sys, "argv", ["trainings.py", *map(str, words), "--only", "one", "t*"])
-    assert module.main() == 1  # as one of the two failed
+    assert trainings.main() == 1  # as one of the two failed
     assert "not trained: two" in capfd.readouterr().err
     kept = {path.name: path.read_bytes() for path in (tmp_path / "kept").iterdir()}
     assert kept == {
@@ -50,5 +31,5 @@ def test_weights_and_curves_are_kept_and_not_trained_again(
         "one.jsonl": (tmp_path / "work" / "one" / "log.jsonl").read_bytes(),
     }
     (tmp_path / "work").rename(tmp_path / "elsewhere")
-    monkeypatch.setattr(module, "WEIGHTS", {"one": runs["one"]})
-    assert module.main() == 0 and not (tmp_path / "work").exists()
+    monkeypatch.setattr(trainings, "WEIGHTS", {"one": runs["one"]})
+    assert trainings.main() == 0 and not (tmp_path / "work").exists()

@@ -128,8 +128,10 @@ class ConvTasNet(nn.Module):
         lengths = None if lengths is None else lengths.to(x.device)
         if lengths is not None and bool((lengths == x.shape[1]).all()):
             lengths = None
+        within = None
         if lengths is not None:
-            x = x * self._within(x, lengths)
+            within = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+            x = x * within
         # a hop of zeros before, and after to whole frames, so that every sample lies in two of them
         padded = nn.functional.pad(x, (self.hop, self.hop + -x.shape[1] % self.hop))
         code = self.encoder(padded.unfold(1, 2 * self.hop, self.hop))
@@ -145,9 +147,4 @@ class ConvTasNet(nn.Module):
         early, late = self.decoder(clean if mask is None else clean * mask).split(self.hop, dim=2)
         added = nn.functional.pad(early, (0, 0, 0, 1)) + nn.functional.pad(late, (0, 0, 1, 0))
         sound = added.flatten(1)[:, self.hop : self.hop + x.shape[1]]
-        return sound if lengths is None else sound * self._within(x, lengths)
-
-    @staticmethod
-    def _within(x: Tensor, lengths: Tensor) -> Tensor:
-        """Which samples belong to a clip. Shape: (B, T)."""
-        return torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+        return sound if within is None else sound * within

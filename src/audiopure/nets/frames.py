@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
-def depthwise(x: Tensor, kernels: Tensor, dilation: int = 1, bias: Tensor | None = None) -> Tensor:
+def depthwise(x: Tensor, kernels: Tensor, dilation: int, bias: Tensor | None = None) -> Tensor:
     """Each channel convolved along the frames with a kernel of its own, zeros beyond the ends.
 
     Shape: x (B, F, C), kernels (C, 1, 1, odd), bias (C,) -> (B, F, C).
