@@ -321,13 +321,13 @@ def test_bad_input() -> None:
         (Pgd(), x * 20, labels),
         (Pgd(), x * torch.nan, labels),
         (Pgd(eps=0.0), x, labels),
-        (Pgd(norm="l1"), x, labels),  # type: ignore[arg-type]
         (Pgd(loss="l1"), x, labels),  # type: ignore[arg-type]
     ]
     for attack, waveform, targets in bad:
         with pytest.raises(InputError):
             attack(Linear(), waveform, targets, noise=noise)
-    for settings_ in ({"steps": 0}, {"eot": 0}, {"restarts": 0}, {"bits": 8}, {"step_size": "small"}):
+    faulty = [{"steps": 0}, {"eot": 0}, {"restarts": 0}, {"bits": 8}, {"step_size": "small"}, {"norm": "l1"}]
+    for settings_ in faulty:
         with pytest.raises(InputError):
             Pgd(**settings_)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="finite"):

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from audiopure.attacks.ball import Ball
-from audiopure.attacks.base import Attack, AttackResult, Cost, predict
-from audiopure.attacks.climb import Climb, check_settings, choose
+from audiopure.attacks.base import Attack, AttackResult, Cost, check_settings, predict
+from audiopure.attacks.climb import Climb, choose
 from audiopure.attacks.criteria import Criterion
 from audiopure.attacks.objective import Objective, Slope, Stacked, Value
 from audiopure.attacks.restarts import candidates, counted, groups, joined
@@ -82,8 +82,7 @@ class Apgd(Attack):
     max_rows: int = field(default=64, repr=False)
 
     def __post_init__(self) -> None:
-        counts = {name: getattr(self, name) for name in ("steps", "eot", "restarts", "targets", "selection")}
-        check_settings(self.norm, self.bits, **counts, max_rows=self.max_rows)
+        check_settings(self, "steps", "eot", "restarts", "targets", "selection", "max_rows")
         if self.targets is not None and (self.loss != "dlr" or self.targeted):
             raise InputError(
                 "targets are attacked by the DLR loss and for true labels: loss='dlr', not targeted"

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from audiopure.attacks.apgd import Apgd
-from audiopure.attacks.base import Attack, AttackResult, Cost
+from audiopure.attacks.base import Attack, AttackResult, Cost, check_settings
 from audiopure.attacks.objective import Objective
-from audiopure.errors import InputError
 from audiopure.noise import SeededNoise
 
 
@@ -49,8 +48,7 @@ class AutoAttack(Attack):
     max_rows: int = field(default=64, repr=False)
 
     def __post_init__(self) -> None:
-        if self.selection < 1:
-            raise InputError(f"selection must be at least 1, got {self.selection}")
+        check_settings(self, "selection")
         _ = self.members
 
     @property

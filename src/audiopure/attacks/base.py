@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -101,6 +101,22 @@ class Attack(ABC):
         """The admissible set around the clips, after checking them."""
         check_clips(waveform, labels)
         return ball(self.norm, self.eps, waveform, lengths)
+
+
+def check_settings(attack: Attack, *counts: str, norms: Collection[str] = tuple(NORMS)) -> None:
+    """InputError for a norm that is not among `norms`, bits but 16 or None, or a count, by name, below 1.
+
+    Counts that are None pass.
+    """
+    if attack.norm not in norms:
+        raise InputError(f"norm must be {' or '.join(map(repr, norms))}, got {attack.norm!r}")
+    bits = getattr(attack, "bits", None)
+    if bits not in (16, None):
+        raise InputError(f"bits must be 16 or None, got {bits}")
+    for name in counts:
+        count = getattr(attack, name)
+        if count is not None and count < 1:
+            raise InputError(f"{name} must be at least 1, got {count}")
 
 
 def check_clips(waveform: Tensor, labels: Tensor) -> None:

@@ -11,7 +11,6 @@ from torch import Tensor
 from audiopure.attacks.ball import Ball
 from audiopure.attacks.base import AttackResult
 from audiopure.attacks.objective import Objective, Stacked, Value
-from audiopure.errors import InputError
 from audiopure.noise import SeededNoise
 
 
@@ -87,14 +86,3 @@ def fittest(
     losses = torch.stack([objective.value(x, noise, passes) for x in points])
     best, choice = losses.max(0)
     return torch.stack(list(points))[choice, torch.arange(len(best), device=best.device)], best
-
-
-def check_settings(norm: str, bits: int | None, **counts: int | None) -> None:
-    """Raises InputError for a norm without a budget, odd `bits`, or a count that is given and below 1."""
-    if norm not in ("linf", "l2"):
-        raise InputError(f"norm must be 'linf' or 'l2', got '{norm}'")
-    if bits not in (16, None):
-        raise InputError(f"bits must be 16 or None, got {bits}")
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise InputError(f"{name} must be at least 1, got {count}")

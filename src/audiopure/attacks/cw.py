@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from audiopure.attacks.ball import Ball, ball
-from audiopure.attacks.base import Attack, AttackResult, Cost
-from audiopure.attacks.climb import Climb, check_settings
+from audiopure.attacks.base import Attack, AttackResult, Cost, check_settings
+from audiopure.attacks.climb import Climb
 from audiopure.attacks.criteria import Margin
 from audiopure.attacks.objective import Objective, Value
 from audiopure.attacks.routes import reroute
@@ -97,10 +97,8 @@ class CarliniWagner(Attack):
     max_rows: int = field(default=64, repr=False)
 
     def __post_init__(self) -> None:
-        counts = {name: getattr(self, name) for name in ("steps", "searches", "eot", "selection")}
-        check_settings("l2", self.bits, **counts, max_rows=self.max_rows)
-        if self.norm not in ("l2", "free"):
-            raise InputError(f"the norm of Carlini and Wagner's attack is 'l2' or 'free', got {self.norm!r}")
+        counts = ("steps", "searches", "eot", "selection", "max_rows")
+        check_settings(self, *counts, norms=("l2", "free"))
         for name in ("constant", "rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} must be positive and finite, got {getattr(self, name)}")

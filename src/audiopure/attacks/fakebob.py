@@ -8,8 +8,8 @@ from typing import Self
 
 from torch import Tensor, nn
 
-from audiopure.attacks.base import AttackResult, Cost
-from audiopure.attacks.climb import check_settings, choose
+from audiopure.attacks.base import AttackResult, Cost, check_settings
+from audiopure.attacks.climb import choose
 from audiopure.attacks.criteria import Criterion
 from audiopure.attacks.fakebob_loop import Descent, SignDescent
 from audiopure.attacks.objective import Objective
@@ -50,7 +50,7 @@ class Fakebob(SignDescent):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_settings(self.norm, self.bits, eot=self.eot, selection=self.selection)
+        check_settings(self, "eot", "selection")
         if not 0 <= self.confidence < float("inf"):
             raise InputError(f"confidence must be at least 0 and finite, got {self.confidence}")
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from audiopure.attacks.ball import Ball
-from audiopure.attacks.base import Attack, Cost
-from audiopure.attacks.climb import Climb, check_settings
+from audiopure.attacks.base import Attack, Cost, check_settings
+from audiopure.attacks.climb import Climb
 from audiopure.attacks.estimators import check, estimate
 from audiopure.attacks.objective import Objective
 from audiopure.errors import InputError
@@ -55,14 +55,7 @@ class SignDescent(Attack):
 
     def __post_init__(self) -> None:
         check(self.samples, self.sigma)
-        check_settings(
-            self.norm,
-            self.bits,
-            steps=self.steps,
-            plateau_length=self.plateau_length,
-            check_every=self.check_every,
-            max_rows=self.max_rows,
-        )
+        check_settings(self, "steps", "plateau_length", "check_every", "max_rows")
         if self.norm != "linf":
             raise InputError(f"FAKEBOB steps by signs, which fit the norm 'linf', got '{self.norm}'")
         if not 0 <= self.momentum < 1:

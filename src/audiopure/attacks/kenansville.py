@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from audiopure.attacks.ball import Ball
-from audiopure.attacks.base import Attack, AttackResult, Cost
+from audiopure.attacks.base import Attack, AttackResult, Cost, check_settings
 from audiopure.attacks.components import Components, Fourier, SingularSpectrum
 from audiopure.attacks.criteria import Criterion
 from audiopure.attacks.objective import Objective, Value
@@ -63,16 +63,9 @@ class Kenansville(Attack):
     max_rows: int = field(default=64, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "eot", "selection", "max_rows"):
-            count = getattr(self, name)
-            if count is not None and count < 1:
-                raise InputError(f"{name} must be at least 1, got {count}")
-        if self.bits not in (16, None):
-            raise InputError(f"bits must be 16 or None, got {self.bits}")
+        check_settings(self, "iterations", "eot", "selection", "max_rows", norms=("free",))
         if self.method not in METHODS:
             raise InputError(f"there is no method '{self.method}'; there are: {', '.join(METHODS)}")
-        if self.norm != "free":
-            raise InputError(f"Kenansville has no budget in a norm, only 'free', got '{self.norm}'")
         if self.snr is not None and not math.isfinite(self.snr):
             raise InputError(f"the SNR to keep must be finite, got {self.snr}")
 

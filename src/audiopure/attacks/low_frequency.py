@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiopure.attacks.ball import Ball, unit
-from audiopure.attacks.base import Attack, AttackResult, Cost
+from audiopure.attacks.base import Attack, AttackResult, Cost, check_settings
 from audiopure.attacks.criteria import Criterion
 from audiopure.attacks.objective import Objective, Slope
 from audiopure.attacks.routes import reroute
@@ -118,10 +118,7 @@ class LowFrequency(Attack):
     max_rows: int = field(default=64, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "eot", "max_rows", "selection"):
-            count = getattr(self, name)
-            if count is not None and count < 1:
-                raise InputError(f"{name} must be at least 1, got {count}")
+        check_settings(self, "steps", "eot", "selection", "max_rows", norms=("free",))
         for name in ("gain_db", "segment", "rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} must be positive and finite, got {getattr(self, name)}")
@@ -131,8 +128,6 @@ class LowFrequency(Attack):
             raise InputError(f"hum must lie in [0, 1] and hinge be 0 or more, got {self.hum}, {self.hinge}")
         if not 0 < self.cutoff < self.sample_rate / 2:
             raise InputError(f"cutoff must lie between 0 and half the sample rate, got {self.cutoff}")
-        if self.bits not in (16, None):
-            raise InputError(f"bits must be 16 or None, got {self.bits}")
 
     @property
     def budget(self) -> str:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from audiopure.attacks.ball import Ball
-from audiopure.attacks.base import Attack, AttackResult, Cost
-from audiopure.attacks.climb import Climb, check_settings, choose
+from audiopure.attacks.base import Attack, AttackResult, Cost, check_settings
+from audiopure.attacks.climb import Climb, choose
 from audiopure.attacks.criteria import Criterion
 from audiopure.attacks.estimators import Distribution, check, estimate
 from audiopure.attacks.objective import Objective
@@ -54,15 +54,7 @@ class _Estimating(Attack):
     max_rows: int = field(default=64, repr=False)
 
     def __post_init__(self) -> None:
-        check_settings(
-            self.norm,
-            self.bits,
-            steps=self.steps,
-            eot=self.eot,
-            selection=self.selection,
-            leave=self.leave,
-            max_rows=self.max_rows,
-        )
+        check_settings(self, "steps", "eot", "selection", "leave", "max_rows")
         check(self.samples, self.sigma)
         if self.step_size is not None and not 0 < self.step_size < math.inf:
             raise InputError(f"step_size must be positive and finite, got {self.step_size}")

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from audiopure.attacks.base import Attack, AttackResult, Cost, check_clips
+from audiopure.attacks.base import Attack, AttackResult, Cost, check_clips, check_settings
 from audiopure.attacks.objective import Objective
 from audiopure.noise import SeededNoise
 
@@ -29,6 +29,9 @@ class RandomNoise(Attack):
     eps: float = 0.002
     passes: int = 1
     bits: Literal[16] | None = 16
+
+    def __post_init__(self) -> None:
+        check_settings(self, "passes")
 
     @property
     def cost(self) -> Cost:

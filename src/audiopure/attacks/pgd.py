@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from audiopure.attacks.ball import Ball, unit
-from audiopure.attacks.base import Attack, AttackResult, Cost
+from audiopure.attacks.base import Attack, AttackResult, Cost, check_settings
 from audiopure.attacks.climb import fittest
 from audiopure.attacks.criteria import Criterion
 from audiopure.attacks.objective import Objective, Stacked, Value
@@ -86,22 +86,9 @@ class Pgd(Attack):
         return cls(step_size=eps / 2, momentum=0.85, **settings)
 
     def __post_init__(self) -> None:
-        counts = {
-            "steps": self.steps,
-            "eot": self.eot,
-            "eot_start": self.eot_start,
-            "leave": self.leave,
-            "restarts": self.restarts,
-            "selection": self.selection,
-            "max_rows": self.max_rows,
-        }
-        for name, count in counts.items():
-            if count is not None and count < 1:
-                raise InputError(f"{name} must be at least 1, got {count}")
+        check_settings(self, "steps", "eot", "eot_start", "leave", "restarts", "selection", "max_rows")
         if not 0 <= self.momentum <= 1:
             raise InputError(f"momentum must lie in [0, 1], got {self.momentum}")
-        if self.bits not in (16, None):
-            raise InputError(f"bits must be 16 or None, got {self.bits}")
         if self.start is not None and (self.start.norm, self.start.eps) != (self.norm, self.eps):
             raise InputError("the attack that gives the start needs the same budget")
         if isinstance(self.step_size, str) and self.step_size != "paper":

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from audiopure.attacks.ball import Ball, unit
-from audiopure.attacks.base import Attack, AttackResult, Cost
+from audiopure.attacks.base import Attack, AttackResult, Cost, check_settings
 from audiopure.attacks.criteria import Criterion
 from audiopure.attacks.objective import Objective, Slope
 from audiopure.attacks.routes import reroute
@@ -89,18 +89,13 @@ class Qin(Attack):
     max_rows: int = field(default=64, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("succeed", "hide", "shrink_every", "raise_every", "lower_every", "eot", "max_rows"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        counts = ("succeed", "hide", "shrink_every", "raise_every", "lower_every", "eot", "selection")
+        check_settings(self, *counts, "max_rows", norms=("free",))
         for name in ("reach", "step", "rate", "alpha"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")
         if not 0 < self.success <= 1:
             raise InputError(f"success must lie in (0, 1], got {self.success}")
-        if self.selection is not None and self.selection < 1:
-            raise InputError(f"selection must be at least 1, got {self.selection}")
-        if self.bits not in (16, None):
-            raise InputError(f"bits must be 16 or None, got {self.bits}")
 
     @property
     def budget(self) -> str:

@@ -9,8 +9,8 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
-from audiopure.attacks.base import Attack, AttackResult, Cost
-from audiopure.attacks.climb import Climb, check_settings, choose
+from audiopure.attacks.base import Attack, AttackResult, Cost, check_settings
+from audiopure.attacks.climb import Climb, choose
 from audiopure.attacks.criteria import Criterion
 from audiopure.attacks.objective import Objective, Value
 from audiopure.attacks.swarm import Swarm
@@ -67,17 +67,8 @@ class Siren(Attack):
     max_rows: int = field(default=64, repr=False)
 
     def __post_init__(self) -> None:
-        check_settings(
-            self.norm,
-            self.bits,
-            epochs=self.epochs,
-            iterations=self.iterations,
-            particles=self.particles,
-            patience=self.patience,
-            eot=self.eot,
-            selection=self.selection,
-            max_rows=self.max_rows,
-        )
+        counts = ("epochs", "iterations", "particles", "patience", "eot", "selection", "max_rows")
+        check_settings(self, *counts)
         if self.norm != "linf":
             raise InputError(f"a swarm moves in a box, which is the norm 'linf', got '{self.norm}'")
         if not 0 <= self.confidence < float("inf"):

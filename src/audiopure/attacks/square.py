@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from audiopure.attacks.ball import Ball
-from audiopure.attacks.base import Attack, AttackResult, Cost
-from audiopure.attacks.climb import Climb, check_settings, choose
+from audiopure.attacks.base import Attack, AttackResult, Cost, check_settings
+from audiopure.attacks.climb import Climb, choose
 from audiopure.attacks.criteria import Criterion
 from audiopure.attacks.objective import Objective, Stacked, Value, randomised
 from audiopure.attacks.restarts import counted, groups, joined
@@ -66,16 +66,7 @@ class Square(Attack):
     max_rows: int = field(default=64, repr=False)
 
     def __post_init__(self) -> None:
-        check_settings(
-            self.norm,
-            self.bits,
-            queries=self.queries,
-            eot=self.eot,
-            restarts=self.restarts,
-            selection=self.selection,
-            leave=self.leave,
-            max_rows=self.max_rows,
-        )
+        check_settings(self, "queries", "eot", "restarts", "selection", "leave", "max_rows")
         if not 0 < self.p_init <= 1:
             raise InputError(f"p_init must lie in (0, 1], got {self.p_init}")
 

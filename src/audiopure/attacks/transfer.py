@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from audiopure.attacks.apgd import Apgd
-from audiopure.attacks.base import Attack, AttackResult, Cost
+from audiopure.attacks.base import Attack, AttackResult, Cost, check_settings
 from audiopure.attacks.objective import Objective
 from audiopure.attacks.pgd import Pgd
-from audiopure.errors import InputError
 from audiopure.noise import SeededNoise
 
 
@@ -60,8 +59,7 @@ class Transfer(Attack):
     selection: int = 8
 
     def __post_init__(self) -> None:
-        if self.selection < 1:
-            raise InputError(f"selection must be at least 1, got {self.selection}")
+        check_settings(self, "selection")
 
     @property
     def cost(self) -> Cost:

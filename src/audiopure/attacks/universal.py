@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from audiopure.attacks.ball import Ball, ball, unit
-from audiopure.attacks.base import Attack, AttackResult, Cost
+from audiopure.attacks.base import Attack, AttackResult, Cost, check_settings
 from audiopure.attacks.criteria import Criterion
 from audiopure.attacks.objective import Objective, Slope
 from audiopure.attacks.routes import reroute
@@ -71,16 +71,11 @@ class Universal(Attack):
     max_rows: int = field(default=64, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "eot", "max_rows", "selection"):
-            count = getattr(self, name)
-            if count is not None and count < 1:
-                raise InputError(f"{name} must be at least 1, got {count}")
+        check_settings(self, "steps", "eot", "selection", "max_rows")
         if self.shift < 0:
             raise InputError(f"shift must be 0 or more samples, got {self.shift}")
         if not 0 <= self.momentum < 1:
             raise InputError(f"momentum must lie in [0, 1), got {self.momentum}")
-        if self.bits not in (16, None):
-            raise InputError(f"bits must be 16 or None, got {self.bits}")
 
     @property
     def step(self) -> float:
