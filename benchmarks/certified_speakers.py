@@ -3,13 +3,15 @@
 The published encoder of resemblyzer, with and without the compact purifier's network before it, on the first
 3.2 s of test sentences of enrolled speakers: identification among all of them, by votes (Cohen et al.) and by
 the mean embedding, accepting the speaker's own claim, rejecting the claim to be the nearest other one. The
-threshold is that of equal error rates among the enrolled sentences. Resumable: a line for each clip, sigma
-and base in the folder --work.
+threshold is that of equal error rates among the enrolled sentences, each against the centroid of its
+speaker's others and all other speakers' centroids. Resumable: a line for each clip, sigma and base in the
+folder --work.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +25,9 @@ from torch import nn
 import audiopure
 from audiopure import hub
 from audiopure.certification.bases import OneShot, Plain
+from audiopure.certification.bounds import Sums
 from audiopure.certification.draws import Purpose
-from audiopure.certification.embeddings import Gallery, identify, unit, verify
+from audiopure.certification.embeddings import Gallery, decided, identify, shares, unit
 from audiopure.certification.laws import Gaussian
 from audiopure.certification.smoothing import Rows, Sampler
 from audiopure.data import Dataset, load_dataset
@@ -49,6 +52,7 @@ class Line(BaseModel):
     Attributes:
         vote: the radius of the identification by votes for the nearest centroid.
         identify: by the mean embedding; hoeffding: with Hoeffding's bound, which the released code uses.
+        own, rival: sums of (1 + cosine) / 2 with the centroid of the speaker, and of the nearest other one.
     """
 
     base: str
@@ -59,8 +63,16 @@ class Line(BaseModel):
     vote: float
     identify: float
     hoeffding: float
-    accept: float
-    reject: float
+    own: Sums
+    rival: Sums
+
+    def claims(self, threshold: float) -> dict[str, float]:
+        """The radii of accepting the speaker's own claim, and of rejecting the other one."""
+        found = {}
+        for name, sums in (("accept", self.own), ("reject", self.rival)):
+            decision = decided(sums, threshold, self.sigma, ALPHA, "bernstein")
+            found[name] = decision.radius if decision.decision == name else 0.0
+        return found
 
 
 class Lines(Journal[Line]):
@@ -86,7 +98,7 @@ def main() -> None:
     identifier = enrol(encoder, enrolment)
     gallery = Gallery(identifier.centroids.double().numpy())
     threshold = equal_error(encoder, enrolment)
-    facts = PURPOSES, ALPHA, threshold, fingerprint(identifier), hub.digest("small")
+    facts = PURPOSES, ALPHA, fingerprint(identifier), hub.digest("small")
     journal = Lines(journal_of(options.work / "certified-speakers.jsonl", *facts))
     known = {journal.key(line) for line in journal.read()}
     clips = [c for c in dataset.split("test") if c.label in identifier.labels]
@@ -101,14 +113,14 @@ def main() -> None:
                 wave = cut(chosen.load(clip, RATE), RATE)
                 sampler = Sampler(model, Gaussian(sigma), wave, 0, item_of(clip.id), Rows(ROWS))
                 pilot, found = (drawn(sampler, *p) for p in PURPOSES)
-                journal.append([line(base, sigma, clip, pilot, found, gallery, identifier.labels, threshold)])
+                journal.append([line(base, sigma, clip, pilot, found, gallery, identifier.labels)])
     results = {
         "machine": machine(),
         "threshold": threshold,
         "speakers": len(identifier.labels),
         "draws": DRAWS,
         "alpha": ALPHA,
-        "lines": [entry.model_dump() for entry in journal.read()],
+        "lines": [entry.model_dump() | entry.claims(threshold) for entry in journal.read()],
     }
     write_json(options.out, results)
 
@@ -129,7 +141,6 @@ def line(
     found: NDArray[np.float64],
     gallery: Gallery,
     labels: tuple[str, ...],
-    threshold: float,
 ) -> Line:
     label: str = clip.label  # type: ignore[attr-defined]
     own = labels.index(label)
@@ -138,8 +149,6 @@ def line(
     units = gallery.centroids / np.linalg.norm(gallery.centroids, axis=1, keepdims=True)
     others = np.delete(units @ pilot.mean(0), own)
     rival = np.delete(np.arange(len(labels)), own)[others.argmax()]
-    accepted = verify(found @ units[own], threshold, sigma, alpha=ALPHA)
-    rejected = verify(found @ units[rival], threshold, sigma, alpha=ALPHA)
     right = isinstance(named.decision, int) and named.decision == own
     return Line(
         base=base,
@@ -150,8 +159,8 @@ def line(
         vote=voted(pilot, found, gallery, own, sigma),
         identify=named.radius if right else 0.0,
         hoeffding=loose.radius if loose.decision == own else 0.0,
-        accept=accepted.radius if accepted.decision == "accept" else 0.0,
-        reject=rejected.radius if rejected.decision == "reject" else 0.0,
+        own=Sums.of(shares(found @ units[own])),
+        rival=Sums.of(shares(found @ units[rival])),
     )
 
 
@@ -168,18 +177,33 @@ def voted(
 
 @torch.inference_mode()
 def equal_error(encoder: nn.Module, dataset: Dataset) -> float:
-    """The cosine at which as many own sentences fall below it as others' lie above it."""
+    """The cosine with a centroid that as many own sentences fall below as others' reach.
+
+    A sentence has no part in its own speaker's centroid here.
+    """
     waves = dataset.load_all(RATE)
     found = torch.cat([encoder(cut(wave, RATE)[None]) for wave in waves]).double().numpy()
-    labels = np.array([clip.label for clip in dataset])
-    same = labels[:, None] == labels[None]
-    cosines = found @ found.T
-    upper = np.triu(np.ones_like(same), 1).astype(bool)
-    own, other = np.sort(cosines[upper & same]), np.sort(cosines[upper & ~same])
+    own, other = (np.sort(part) for part in trials(found, [clip.label for clip in dataset]))
     grid = np.linspace(0, 1, 2001)[1:-1]
     missed = np.searchsorted(own, grid) / len(own)
     passed = 1 - np.searchsorted(other, grid) / len(other)
     return float(grid[np.abs(missed - passed).argmin()])
+
+
+def trials(
+    embeddings: NDArray[np.float64], speakers: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Cosines of each embedding with its speaker's centroid without it, and with all other centroids.
+
+    Shape: (n, D) -> (n,), (n (S - 1),). Each speaker has two embeddings or more.
+    """
+    names = sorted(set(speakers))
+    index = np.array([names.index(name) for name in speakers])
+    sums = np.stack([embeddings[index == k].sum(0) for k in range(len(names))])
+    cosines = embeddings @ (sums / np.linalg.norm(sums, axis=1, keepdims=True)).T
+    rest = sums[index] - embeddings
+    own = (embeddings * rest).sum(1) / np.linalg.norm(rest, axis=1)
+    return own, cosines[index[:, None] != np.arange(len(names))]
 
 
 if __name__ == "__main__":

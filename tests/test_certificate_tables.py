@@ -17,6 +17,19 @@ def test_only_another_answer_within_the_radius_contradicts_a_certificate(module:
     assert line.model_copy(update={"certified": None, "radius": 0.0}).contradicted == []
 
 
+def test_an_answer_that_was_wrong_without_the_attack_is_not_changed(module: Any) -> None:
+    facts: dict[str, Any] = {"setting": "log-mel", "label": 2, "certified": None, "radius": 0.0}
+    found = [
+        {"clip": "a", "clean": 1, "answers": {"4": 1}},  # wrong before, and the same
+        {"clip": "b", "clean": None, "answers": {"4": 1}},  # no answer to change
+        {"clip": "c", "clean": 1, "answers": {"4": 2}},  # from a wrong to the right one
+    ]
+    lines = [module("smoothed_attacks").Line(**facts, **one).model_dump() for one in found]
+    text = module("certificate_tables").attacks({"lines": [x | {"contradicted": []} for x in lines]})
+    row = next(row for row in text.splitlines() if row.startswith("| log-mel"))
+    assert [cell.strip().split(" ")[0] for cell in row.strip("|").split("|")][5:] == ["33", "0", "33"]
+
+
 def test_abstentions_and_changed_answers_stand_apart(module: Any) -> None:
     line = module("smoothed_attacks").Line
     common: dict[str, Any] = {"setting": "waveform", "label": 2, "certified": 2, "clean": 2}
@@ -30,7 +43,8 @@ def test_abstentions_and_changed_answers_stand_apart(module: Any) -> None:
     lines = [x.model_dump() | {"contradicted": x.contradicted} for x in found]
     text = module("certificate_tables").attacks({"lines": lines})
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in text.splitlines()]
-    assert ["waveform", "4", "100", "0.5", "75", "25", "25", "50"] in rows
-    assert ["waveform", "4", "100", "Qin, 2", "", "25", "25", "50"] in rows
+    always, most, half, once = "100 [40, 100]", "75 [19, 99]", "50 [7, 93]", "25 [1, 81]"
+    assert ["waveform", "4", always, "0.5", most, once, once, half] in rows
+    assert ["waveform", "4", always, "Qin, 2", "", once, once, half] in rows
     assert ["noise", "1", "90", "0.5", "none", "30", "", ""] in rows
     assert "within a certified radius: 1." in text

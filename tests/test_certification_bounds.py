@@ -62,30 +62,18 @@ def test_a_bound_needs_values_and_a_method() -> None:
 @pytest.mark.parametrize("alpha", [0.05, 0.01])
 @pytest.mark.parametrize("share", [0.51, 0.8, 0.97, 0.9995])
 def test_stopping_early_keeps_the_confidence(alpha: float, share: float) -> None:
-    """10,000 runs that stop by the rule: a bound above the truth comes no more often than alpha."""
+    """10,000 runs that stop whenever is worst: some bound is above the truth less often than alpha."""
     looks, runs = Looks.growing(2700, alpha), 10_000
     rng = np.random.default_rng(int(1000 * share + 1e4 * alpha))
     steps = np.diff((0, *looks.ends))
     seen = np.cumsum(np.stack([rng.binomial(n, share, runs) for n in steps], axis=1), axis=1)
-    wrong = stopped = 0
-    known: dict[tuple[int, ...], tuple[bool, bool]] = {}
-    for row in seen.tolist():
-        for last in range(1, len(row) + 1):
-            prefix = tuple(row[:last])
-            if prefix not in known:
-                known[prefix] = (looks.worth_going_on(prefix, 0.3), looks.lower(prefix) > share)
-            if not known[prefix][0]:
-                break
-        stopped += last < len(row)
-        wrong += known[prefix][1]
-    assert wrong <= stats.binom(runs, alpha).ppf(1 - 1e-6)
+    # the best of all bounds so far only grows, so that the last is the worst
+    wrong = sum(looks.lower(row) > share for row in seen.tolist())
     assert wrong < alpha * runs
-    assert share > 0.9 or stopped > runs / 10  # there was something to keep
 
 
 def test_a_single_look_is_clopper_pearsons() -> None:
     assert Looks.single(1000, 0.001).lower([993]) == clopper_pearson_lower(993, 1000, 0.001)
-    assert not Looks.single(1000, 0.001).worth_going_on([993], 0.0)
 
 
 def test_looks_grow_to_the_last_draw() -> None:

@@ -52,6 +52,15 @@ def test_bounding_every_label_helps_where_errors_spread() -> None:
     assert pair.q < 0.07 and alone.q == 1 - alone.p
 
 
+@pytest.mark.parametrize("pair", [False, True])
+@pytest.mark.parametrize("shares", [(0.999, 0.001), (0.7, 0.3), (0.45, *[0.05] * 11), (0.2, *[0.1] * 8)])
+def test_stopping_early_costs_no_more_than_the_tolerance(shares: tuple[float, ...], pair: bool) -> None:
+    law, drawn = Gaussian(SIGMA), Drawn(shares, None)
+    early, late = (Certify(n=10_000, tolerance=t, pair=pair)(drawn, law) for t in (0.03, 0.0))
+    assert late.radius - early.radius <= 0.03 * SIGMA
+    assert late.n == 10_000 or late.radius == 0
+
+
 def test_predict_answers_where_it_can_tell_and_is_seldom_wrong() -> None:
     rng = np.random.default_rng(0)
     clear, even = (Predict(n=500)(two(p, rng)) for p in (0.9, 0.5))

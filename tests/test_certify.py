@@ -112,6 +112,8 @@ class Two(Ear):
         ({"sigma": 0.0}, "sigma"),
         ({"sigma": math.nan}, "sigma"),
         ({"alpha": 2.0}, "alpha"),
+        ({"alpha": 1e-300}, "alpha"),
+        ({"n": 10**14}, "n"),
         ({"certificate": "best"}, "certificate"),
         ({"noise": "uniform"}, "noise"),
         ({"noise": "shaped"}, "needs a shape"),
@@ -130,6 +132,13 @@ class Two(Ear):
 def test_settings_that_cannot_be_are_refused(data: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         audiopure.certify(SYSTEM, data, **{**COMMON, **settings})
+
+
+def test_a_defence_of_the_waveform_is_not_dropped_unsaid() -> None:
+    common: dict[str, Any] = {"object": "log-mel", "n": 100, "limit": 1}
+    with pytest.raises(InputError, match="hears waveforms, not the log-mel"):
+        audiopure.certify("small+digits", **common)
+    assert audiopure.certify("small+digits", denoise="none", **common).clips
 
 
 def test_models_that_do_not_fit_are_refused(data: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from scipy.special import ndtr
 from audiopure.errors import InputError
 
 ROUNDING = 1e-12  # of a divergence computed in double precision
+INFEASIBLE = 2  # status of a linear programme: here no law makes the second label as likely as the top one
 
 
 class Divergence(Protocol):
@@ -44,7 +45,10 @@ class KullbackLeibler:
 
     def limit(self, p: float, q: float) -> float:
         """-log(1 - (sqrt p - sqrt q)^2)."""
-        return -math.log1p(-((math.sqrt(p) - math.sqrt(q)) ** 2)) if p > q else 0.0
+        apart = (math.sqrt(p) - math.sqrt(q)) ** 2
+        if p <= q:
+            return 0.0
+        return -math.log1p(-apart) if apart < 1 else math.inf
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,10 @@ class HockeyStick:
             A_eq=[[*masses, 0.0, 0.0, 0.0]],
             b_eq=[1.0],
         )
-        return float(found.fun) - max(1 - self.beta, 0.0) if found.success else math.inf
+        if found.status == INFEASIBLE:
+            return math.inf
+        # a programme that was not solved certifies nothing
+        return float(found.fun) - max(1 - self.beta, 0.0) if found.success else 0.0
 
 
 def radius(divergence: Divergence, eps: float, sigma: float) -> float:

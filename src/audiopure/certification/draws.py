@@ -20,6 +20,7 @@ from audiopure.noise import SeededNoise
 
 CHUNK = 100
 CHUNKS = 2**28  # of one purpose
+MOST = CHUNK * CHUNKS  # draws
 Purpose = Literal["select", "estimate", "predict", "pilot"]  # their order enters seeds
 
 

@@ -11,8 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.special import ndtri
-
 from audiopure.errors import InputError
 from audiopure.metrics import clopper_pearson_lower
 
@@ -66,22 +64,9 @@ class Looks:
         looks = zip(seen, self.ends, self.shares, strict=False)
         return max((clopper_pearson_lower(*look) for look in looks), default=0.0)
 
-    def worth_going_on(self, seen: Sequence[int], tolerance: float) -> bool:
-        """Whether the draws still to come can be expected to raise the radius by `tolerance` sigma.
-
-        They are if the share were two standard errors higher than it looks. Any rule would be valid; this one
-        leaves clips that abstain, and clips whose share is settled.
-        """
-        if len(seen) >= len(self.ends):
-            return False
-        n, end = self.ends[len(seen) - 1], self.ends[-1]
-        share = seen[-1] / n
+    def hoped(self, count: int, n: int) -> float:
+        """The lower bound at the end of a share that is two standard errors higher than n draws say."""
+        share, end = count / n, self.ends[-1]
         # at least one vote of either side, so that no share looks certain
         error = math.sqrt(max(share * (1 - share), 1 / n) / n)
-        hoped = clopper_pearson_lower(round(min(1.0, share + 2 * error) * end), end, self.shares[-1])
-        return _quantile(hoped) - _quantile(self.lower(seen)) > tolerance
-
-
-def _quantile(p: float) -> float:
-    """The radius in units of sigma."""
-    return max(0.0, float(ndtri(p)))
+        return clopper_pearson_lower(round(min(1.0, share + 2 * error) * end), end, self.shares[-1])

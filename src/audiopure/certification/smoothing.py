@@ -117,7 +117,9 @@ def _settled(part: nn.Module) -> None:
             "the base classifier normalises over a batch, so that draws would depend on one another: "
             "call .eval()"
         )
-    if isinstance(part, _DropoutNd) and part.training and part.p > 0:
+    # recurrent layers and attention have a share of their own to drop
+    share = part.p if isinstance(part, _DropoutNd) else getattr(part, "dropout", 0.0)
+    if part.training and isinstance(share, float) and share > 0:
         raise InputError("the base classifier drops units at random, which no seed repeats: call .eval()")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -73,29 +73,41 @@ def methods(records: Sequence[Certificates]) -> list[Method]:
     """
     if not records:
         raise InputError("there is no certification to show")
-    first = records[0]
-    for other in records[1:]:
-        for what, one, two in zip(SAME, _same(first), _same(other), strict=True):
+    found: dict[str, list[Certificates]] = {}
+    for record in records:
+        found.setdefault(_title(record), []).append(record)
+    return compared(found)
+
+
+def compared(found: Mapping[str, Sequence[Certificates]]) -> list[Method]:
+    """Methods by their titles; raises InputError as `methods`."""
+    every = [(title, record) for title, records in found.items() for record in records]
+    for title, other in every[1:]:
+        first, record = every[0]
+        for what, one, two in zip(SAME, _same(record), _same(other), strict=True):
             if one != two:
                 raise InputError(
-                    f"certifications of another {what} cannot stand in one table: {_title(first)}, "
-                    f"{_title(other)}"
+                    f"certifications of another {what} cannot stand in one table: {first}, {title}"
                 )
-    found: dict[str, dict[float, Certificates]] = {}
+    return [_method(title, records) for title, records in found.items()]
+
+
+def _method(title: str, records: Sequence[Certificates]) -> Method:
+    sigmas: dict[float, Certificates] = {}
     for record in records:
-        sigmas = found.setdefault(_title(record), {})
         sigma = _sigma(record)
         if sigma in sigmas:
-            raise InputError(f"{_title(record)} is there twice at sigma {sigma:g}")
+            raise InputError(f"{title} is there twice at sigma {sigma:g}")
         if any(other.weights != record.weights for other in sigmas.values()):
-            raise InputError(f"{_title(record)} has other weights at sigma {sigma:g} than at another one")
+            raise InputError(f"{title} has other weights at sigma {sigma:g} than at another one")
         sigmas[sigma] = record
-    return [Method(title, tuple(of[sigma] for sigma in sorted(of))) for title, of in found.items()]
+    return Method(title, tuple(sigmas[sigma] for sigma in sorted(sigmas)))
 
 
 def radii(found: Sequence[Method]) -> list[float]:
     """Of a table: 0, and 1, 2.5 and 5 times powers of ten from the smallest sigma to the largest radius."""
-    top = max((c.radius for m in found for r in m.records for c in r.clips if c.right), default=0.0)
+    right = [c.radius for m in found for r in m.records for c in r.clips if c.right]
+    top = max(filter(math.isfinite, right), default=0.0)
     least = min(_sigma(r) for m in found for r in m.records)
     powers = range(math.floor(math.log10(least)), math.ceil(math.log10(top)) + 1 if top > 0 else 0)
     marks = [float(f"{digit}e{power}") for power in powers for digit in (1, 2.5, 5)]

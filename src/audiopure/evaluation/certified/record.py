@@ -54,8 +54,8 @@ class ClipCertificate(_Part):
         radius: in `norm`; implied: the radii that follow, in other norms and of the waveform ("waveform L2").
         p, q: bounds of the answer's share of votes, and of any other's.
         n: draws; counts: their votes by label.
-        explained: of the L2 radius of a waveform with the zeros that pad it, certified or implied; None for
-            none.
+        explained: where the waveform is certified, of its L2 radius, in whichever norm that is, with the
+            zeros that pad it.
     """
 
     id: str

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from audiopure.certification import before
 from audiopure.certification.bases import LocalSmoothing, MultiStep, OneShot, Plain
 from audiopure.certification.claims import CertifyClaim
+from audiopure.certification.draws import MOST
 from audiopure.certification.embeddings import CertifyIdentity, Gallery
 from audiopure.certification.laws import Gaussian, Laplace, Law, Response, Shaped
 from audiopure.certification.procedures import Certify, CertifyScores, Procedure
@@ -76,9 +77,9 @@ class CertifySettings(BaseModel):
     certificate: Literal["cohen", "pair", "kl", "renyi", "hockey-stick", "embedding", "claim"] = "cohen"
     claim: str = ""
     threshold: float | None = Field(default=None, gt=-1, lt=1)
-    n0: int = Field(default=100, ge=1)
-    n: int = Field(default=10_000, ge=1)
-    alpha: float = Field(default=0.001, gt=0, lt=1)
+    n0: int = Field(default=100, ge=1, le=MOST)
+    n: int = Field(default=10_000, ge=1, le=MOST)
+    alpha: float = Field(default=0.001, ge=1e-9, lt=1)
     tolerance: float | None = Field(default=None, ge=0)
     limit: int = Field(default=100, ge=0)
     seed: int = Field(default=0, ge=0, lt=2**64)
@@ -158,6 +159,7 @@ def smoothed(settings: CertifySettings, system: System) -> Smoothed:
             )
         model = system.model if system.defended else encoder
         system = dataclasses.replace(system, model=model, undefended=encoder)
+    found = representation(settings.object, system.undefended)
     if settings.object == "waveform":
         name = settings.denoise or _usual(system)
         if name not in BASES:
@@ -170,10 +172,14 @@ def smoothed(settings: CertifySettings, system: System) -> Smoothed:
     else:
         if settings.denoise not in (None, "none"):
             raise InputError(f"a denoiser hears waveforms: nothing can denoise the {settings.object}.")
-        base = Hears(representation(settings.object, system.undefended))
+        if system.defended and settings.denoise is None:
+            raise InputError(
+                f"{system.spec}: what defends it hears waveforms, not the {settings.object}: certify the "
+                "recogniser alone, --denoise none."
+            )
+        base = Hears(found)
     if settings.precision == "bf16":
         base = Reduced(base)
-    found = representation(settings.object, system.undefended)
     return Smoothed(base.eval(), law, found, before.steps(settings.before))
 
 

@@ -74,8 +74,8 @@ def verdict(record: Certificates) -> list[str]:
             found.append(
                 f"Spread evenly it would be heard in {100 * median(heard):.0f} % of the time and frequency "
                 f"of a clip. For {all_covered} of {len(inaudible)} clips everything that the clip masks is "
-                f"covered; at the median the loudest masked change is {-median(inaudible):.0f} dB beyond the "
-                "radius."
+                f"covered; at the median the loudest masked change is at most {-median(inaudible):.0f} dB "
+                "beyond the radius."
             )
     return found
 

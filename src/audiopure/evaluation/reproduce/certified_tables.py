@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from audiopure.evaluation.certified.envelope import Best, Method
+from audiopure.evaluation.certified.envelope import Best, Method, compared
 from audiopure.evaluation.certified.record import Certificates
 from audiopure.evaluation.reproduce.entries import absent, how_to_train, located
 from audiopure.evaluation.reproduce.jobs import Job, certificates
@@ -26,9 +26,11 @@ ENVELOPE = (0.0, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # rad
 EARLY = ("--tolerance", "0.03")  # a clip stops once no more than .03 sigma of radius are to be gained
 ABOUT = (
     "Certified accuracy in %, in round brackets as published (100,000 draws, DiffWave and ResNeXt-29), below "
-    "the 95 % Clopper-Pearson interval over clips. The recogniser is our compact one; each sigma is a system "
-    "of its own, RS-Gaussian one network for all of them where the paper trains one for each. A clip stops "
-    "early once hardly more is to be gained."
+    "the 95 % Clopper-Pearson interval over clips. The recogniser is our compact one. "
+)
+OWN = (
+    "Each sigma is a system of its own, RS-Gaussian and the tuned recognisers one network for all of them, "
+    "where the paper trains one for each. A clip stops early once hardly more is to be gained."
 )
 
 
@@ -68,17 +70,17 @@ def certified(records: Path, weights: Path) -> str:
         for name in absent(system, weights)
     )
     sets = sorted({f"`{one.data.name}`, alpha {one.settings['alpha']:g}" for one in found.values() if one})
-    notes = [ABOUT, *(f"{words}." for words in sets), *([how_to_train(missing)] if missing else [])]
+    notes = [ABOUT + OWN, *(f"{words}." for words in sets), *([how_to_train(missing)] if missing else [])]
     return table(heads, body) + "\n\n" + " ".join(notes)
 
 
 def methods(records: Path) -> list[Method]:
-    """The methods that have records, with those of all sigmas."""
+    """The methods that have records, with those of all sigmas; raises InputError as `envelope.methods`."""
     found = {
         title: [one for sigma in EVERY_SIGMA if (one := record(records, method, sigma))]
         for method, (title, _) in METHODS.items()
     }
-    return [Method(title, tuple(of)) for title, of in found.items() if of]
+    return compared({title: of for title, of in found.items() if of})
 
 
 def enveloped(records: Path) -> str:
@@ -122,9 +124,8 @@ def _about(found: Sequence[Method]) -> str:
     return (
         f"Certified accuracy in % at L2 radius r, with its 95 % interval over clips: `{first.data.name}`, "
         f"{first.data.split} split, {len(first.clips)} clips, at most {draws:,} draws each, alpha "
-        f"{first.settings['alpha']:g}; below, the sigma that certifies most there. Each sigma is a system of "
-        f"its own, chosen on these clips. {_precisions(found)}"
-        + (f" Sigmas not run: {'; '.join(lacking)}." if lacking else "")
+        f"{first.settings['alpha']:g}; below, the sigma that certifies most there, chosen on these clips. "
+        f"{OWN} {_precisions(found)}" + (f" Sigmas not run: {'; '.join(lacking)}." if lacking else "")
     )
 
 
