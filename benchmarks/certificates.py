@@ -17,7 +17,7 @@ from pathlib import Path
 
 from common import certificates_parser, run_jobs
 
-from audiopure.evaluation.reproduce.certified_tables import EARLY, EVERY_SIGMA, METHODS, certification
+from audiopure.evaluation.reproduce.certified_tables import EVERY_SIGMA, METHODS, STOPPING, certification
 from audiopure.evaluation.reproduce.certified_tables import jobs as certified_jobs
 from audiopure.evaluation.reproduce.jobs import Job
 
@@ -37,7 +37,7 @@ def jobs(weights: Path, precision: str) -> Iterator[Job]:
     yield from certified_jobs(weights, EVERY_SIGMA, precision)
     run = partial(certification, precision=precision)
     fine = METHODS["fine-tuned"][1]
-    yield run(f"many-draws-{MANY:g}", fine, MANY, 10, 100_000, *EARLY)
+    yield run(f"many-draws-{MANY:g}", fine, MANY, 10, 100_000, *STOPPING)
     for sigma in MULTI_STEP:
         words = ("--denoise", "multi-step", "--steps", "3", "--votes", "5")
         yield run(f"multi-step-{sigma:g}", fine, sigma, 20, 1000, *words)
@@ -45,12 +45,12 @@ def jobs(weights: Path, precision: str) -> Iterator[Job]:
     for kind in ("cohen", "pair", "kl", "renyi", "hockey-stick"):
         yield run(f"{kind}-{MANY:g}", fine, MANY, 20, 5_000, "--certificate", kind)
     for sigma in LAPLACE:
-        yield run(f"laplace-{sigma:g}", fine, sigma, 50, 10_000, "--noise", "laplace", *EARLY)
+        yield run(f"laplace-{sigma:g}", fine, sigma, 50, 10_000, "--noise", "laplace", *STOPPING)
     words = ("--noise", "shaped", "--shape", SHAPE)
-    yield run(f"shaped-{SHAPED:g}", fine, SHAPED, 50, 10_000, *words, *EARLY)
+    yield run(f"shaped-{SHAPED:g}", fine, SHAPED, 50, 10_000, *words, *STOPPING)
     for name, sigmas in OBJECTS.items():
         for sigma in sigmas:
-            yield run(f"{name}-{sigma:g}", "digits", sigma, 100, 10_000, "--object", name, *EARLY)
+            yield run(f"{name}-{sigma:g}", "digits", sigma, 100, 10_000, "--object", name, *STOPPING)
 
 
 def main() -> int:

@@ -37,6 +37,7 @@ from audiopure.evaluation.certified.engine import MANY_ROWS, ROWS
 from audiopure.evaluation.certified.settings import BASES, CertifySettings, Reduced, smoothed
 from audiopure.evaluation.clips import load_clips
 from audiopure.nets.diffwave import DiffWave
+from audiopure.padding import at_least
 from audiopure.systems import load_system
 
 SIGMA = 0.25
@@ -91,7 +92,7 @@ def speeds(device: torch.device, rounds: int) -> dict[str, Timed]:
     compact = system.model.purifier.denoiser  # type: ignore[union-attr]
     torch.manual_seed(0)
     full = EpsDenoiser(DiffWave().eval().requires_grad_(False), NoiseSchedule.linear())
-    x = padded(load_clips(None, recogniser, 1, 0).waveforms[0]).to(device)
+    x = at_least(load_clips(None, recogniser, 1, 0).waveforms[0], 16_000).to(device)
     found: dict[str, Timed] = {}
     for name, denoiser in (("compact", compact), ("DiffWave", full)):
         whole = OneShot(denoiser, recogniser, SIGMA).to(device).eval()  # type: ignore[arg-type]
@@ -142,14 +143,10 @@ def agreement(device: torch.device) -> Iterator[dict[str, Any]]:
         for model in both:
             model.base.to(device)
         for item, clip in enumerate(clips):
-            samplers = [model.sampler(padded(clip).to(device), seed=0, item=item) for model in both]
+            samplers = [model.sampler(at_least(clip, 16_000).to(device), seed=0, item=item) for model in both]
             one, other = (torch.cat([s.argmax(1) for s in x.scores("estimate", 0, draws)]) for x in samplers)
             same += int((one == other).sum())
         yield {"base": base or object_, "sigma": sigma, "same": same, "draws": draws * len(clips)}
-
-
-def padded(clip: Tensor) -> Tensor:
-    return nn.functional.pad(clip, (0, max(0, 16_000 - len(clip))))
 
 
 if __name__ == "__main__":

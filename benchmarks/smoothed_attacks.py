@@ -30,6 +30,7 @@ from audiopure.evaluation.certified.settings import CertifySettings, smoothed
 from audiopure.evaluation.clips import Clips, item_of, load_clips
 from audiopure.evaluation.journal import Journal
 from audiopure.noise import NoiseSource, SeededNoise
+from audiopure.padding import at_least
 from audiopure.systems import System, load_system
 
 DRAWS, PREDICT = 1000, 500
@@ -140,7 +141,7 @@ def main() -> None:
 def seconds(clips: Clips) -> Iterator[tuple[str, Tensor, int]]:
     """Each clip, padded to a second, with its name before and its target after it."""
     for name, wave, target in zip(clips.ids, clips.waveforms, clips.targets, strict=True):
-        yield name, nn.functional.pad(wave, (0, max(0, 16_000 - len(wave)))), target
+        yield name, at_least(wave, 16_000), target
 
 
 def attacked(setting: Setting, model: Smoothed, wave: Tensor, target: int, name: str) -> Line:

@@ -197,6 +197,22 @@ def test_a_base_whose_rows_depend_on_one_another_is_refused(layer: nn.Module, wh
         Smoothed(still, Gaussian(SIGMA)).certify(clip, Certify(n=100), seed=0)
 
 
+def test_a_recurrent_base_that_drops_units_is_refused() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.LSTM(8, 2, num_layers=2, dropout=0.5, batch_first=True)
+
+        def forward(self, noisy: torch.Tensor) -> torch.Tensor:
+            return self.layers(noisy[:, None])[0][:, 0]
+
+    model = Smoothed(Recurrent().requires_grad_(False), Gaussian(SIGMA))
+    with pytest.raises(InputError, match=r"no seed.*eval"):
+        model.certify(torch.ones(8), Certify(n=100), seed=0)
+    model.base.eval()
+    model.certify(torch.ones(8), Certify(n=100), seed=0)
+
+
 @pytest.mark.parametrize("given", [{"n": 0}, {"alpha": 2.0}, {"alpha": 0.0}, {"alpha": -1.0}])
 def test_answers_need_draws_and_a_chance_to_be_wrong(given: dict[str, float]) -> None:
     with pytest.raises(InputError, match=r"draws|alpha"):

@@ -118,6 +118,11 @@ def test_known_values() -> None:
         assert information_limited(orders, p, 1 - p, 1.0) == pytest.approx(renyi, abs=1e-3)
 
 
+@pytest.mark.parametrize("divergence", [KullbackLeibler(), Renyi(2.0), HockeyStick(1.0)])
+def test_a_certain_label_has_no_limit(divergence: Divergence) -> None:
+    assert divergence.limit(1.0, 0.0) == math.inf
+
+
 @pytest.mark.parametrize("name", CHOICES)
 def test_scores_of_plus_and_minus_one_certify_no_more_than_cohen(name: str) -> None:
     rng = np.random.default_rng(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,12 @@ def test_the_envelope_has_the_largest_share_of_any_sigma(record: Certificates) -
         assert best.share.value == max(shares.values()) == shares[best.sigma]
         assert best.sigma == min(s for s, share in shares.items() if share == max(shares.values()))
     assert radii([method]) == [0.0, 0.05, 0.1, 0.25, 0.5, 1.0]
+
+
+def test_an_infinite_radius_is_no_column(record: Certificates) -> None:
+    found = with_radii(record, 0.25)
+    clips = [found.clips[0].model_copy(update={"radius": math.inf}), *found.clips[1:]]
+    assert radii(methods([found.model_copy(update={"clips": clips})])) == [0.0, 0.25]
 
 
 def test_methods_are_told_apart_and_unlike_ones_refused(record: Certificates) -> None:

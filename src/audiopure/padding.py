@@ -10,6 +10,11 @@ from torch import Tensor
 from audiopure.errors import InputError
 
 
+def at_least(waveform: Tensor, samples: int) -> Tensor:
+    """With zeros after what is shorter than so many samples. Shape: (..., T) -> (..., max(T, samples))."""
+    return torch.nn.functional.pad(waveform, (0, max(0, samples - waveform.shape[-1])))
+
+
 def on_clips(
     waveform: Tensor, lengths: Tensor | None, change: Callable[[Tensor, Tensor | None], Tensor]
 ) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from audiopure.frontend import LogMel, MelSpectrogram
 from audiopure.nets.folding import Folding
+from audiopure.padding import at_least
 
 # dB: where speech lies in these mel bands, so that the network sees values of order one
 CENTRE, SPREAD = -10.0, 15.0
@@ -69,7 +70,7 @@ class MelResNet(nn.Module):
 
     def padded(self, waveform: Tensor) -> Tensor:
         """The clip, with zeros up to one second. Shape: (B, T) -> (B, max(T, 16000))."""
-        return nn.functional.pad(waveform, (0, max(0, self.sample_rate - waveform.shape[-1])))
+        return at_least(waveform, self.sample_rate)
 
     def features(self, waveform: Tensor) -> Tensor:
         """Scaled log-mel spectrogram. Shape: (B, T) -> (B, mels, frames)."""

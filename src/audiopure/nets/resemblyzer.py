@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from audiopure.errors import InputError, WeightsError
 from audiopure.frontend import MelSpectrogram
+from audiopure.padding import at_least
 
 FRAMES, HOP = 160, 160  # of a part of an utterance; samples between frames
 PARTS_PER_SECOND = 1.3
@@ -44,7 +45,7 @@ class SpeakerEncoder(nn.Module):
             raise InputError(f"a speaker encoder takes waveforms (B, T), got shape {tuple(waveform.shape)}")
         starts = part_starts(waveform.shape[1])
         needed = (starts[-1] + FRAMES) * HOP
-        clip = nn.functional.pad(_raised(waveform), (0, max(0, needed - waveform.shape[1])))
+        clip = at_least(_raised(waveform), needed)
         mel = self.mel(clip).transpose(1, 2)
         parts = torch.stack([mel[:, start : start + FRAMES] for start in starts], 1)
         _, (hidden, _) = self.lstm(parts.flatten(0, 1))

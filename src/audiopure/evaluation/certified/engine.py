@@ -27,6 +27,7 @@ from audiopure.evaluation.certified.tallies import Drawing, Kept, Seen, Tallies,
 from audiopure.evaluation.clips import Clips, load_clips
 from audiopure.evaluation.engine import machine
 from audiopure.evaluation.plan import PlannedClip, data_facts, planned_clips, share_of, versions
+from audiopure.padding import at_least
 from audiopure.systems import System, as_system, load_system
 
 ROWS = {"cpu": 50}  # noisy versions at once; more are no faster on a CPU
@@ -206,7 +207,7 @@ class Certification:
     def waveform(self, unit: int) -> Tensor:
         """A clip, with zeros up to one second, as recognisers pad it: the noise falls on these too."""
         clip = self.clips.waveforms[unit]
-        return nn.functional.pad(clip, (0, max(0, self.system.sample_rate - len(clip))))
+        return at_least(clip, self.system.sample_rate)
 
     def object(self, unit: int) -> Tensor:
         """What gets the noise of a clip: what is certified."""

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from audiopure.data.manifest import to_int16
+from audiopure.padding import at_least
 
 WINDOW, HOP = 512, 64  # samples
 RANGE = 80.0  # dB shown below the reference
@@ -23,7 +24,7 @@ COLUMNS = 300  # of a waveform, at most
 
 def spectrum(waveform: Tensor) -> Tensor:
     """Power spectrogram in dB. Shape: (T,) -> (WINDOW // 2 + 1, frames)."""
-    padded = torch.nn.functional.pad(waveform, (0, max(0, WINDOW - waveform.shape[-1])))
+    padded = at_least(waveform, WINDOW)
     window = torch.hann_window(WINDOW, device=waveform.device)
     bins = torch.stft(padded, WINDOW, HOP, window=window, return_complex=True, pad_mode="constant")
     return 10 * torch.log10(bins.abs().square().clamp(min=1e-12))

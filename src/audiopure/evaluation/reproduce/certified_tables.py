@@ -23,7 +23,7 @@ METHODS = {
 SIGMAS = (0.5, 1.0)  # the paper's
 EVERY_SIGMA = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 ENVELOPE = (0.0, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # radii
-EARLY = ("--tolerance", "0.03")  # a clip stops once no more than .03 sigma of radius are to be gained
+STOPPING = ("--tolerance", "0.03")  # a clip stops once no more than .03 sigma of radius are to be gained
 ABOUT = (
     "Certified accuracy in %, in round brackets as published (100,000 draws, DiffWave and ResNeXt-29), below "
     "the 95 % Clopper-Pearson interval over clips. The recogniser is our compact one. "
@@ -42,7 +42,7 @@ def jobs(weights: Path, sigmas: Sequence[float] = SIGMAS, precision: str = "bf16
         for sigma in sigmas:
             found = located(system, weights)
             name = f"{method}-{sigma:g}"
-            yield certification(name, found, sigma, 100, 10_000, *EARLY, precision=precision)
+            yield certification(name, found, sigma, 100, 10_000, *STOPPING, precision=precision)
 
 
 def certification(

@@ -19,6 +19,7 @@ from audiopure.evaluation.reproduce.reading import NOT_RUN, json_record, stored
 from audiopure.hub import SHIPPED
 from audiopure.machine import device_name
 from audiopure.noise import SeededNoise
+from audiopure.padding import at_least
 from audiopure.systems import load_system
 
 NAME = "defence-costs"
@@ -36,7 +37,7 @@ def heard(place: Place, count: int) -> list[Tensor]:
     """Some test clips as rows of at least a second."""
     clips = load_dataset(place.data.name, place.data.parent, "test")
     waves = clips.stratified(min(count, len(clips)), seed=0).load_all(16_000)
-    return [torch.nn.functional.pad(wave, (0, max(0, 16_000 - len(wave))))[None] for wave in waves]
+    return [at_least(wave, 16_000)[None] for wave in waves]
 
 
 @torch.no_grad()

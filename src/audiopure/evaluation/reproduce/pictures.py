@@ -18,6 +18,7 @@ from audiopure.evaluation.card import Card, Curve, Point, Proportion
 from audiopure.evaluation.reproduce.entries import Entry
 from audiopure.evaluation.reproduce.reading import BUDGETS, NORMS, iterate, stored
 from audiopure.noise import SeededNoise
+from audiopure.padding import at_least
 
 COLOURS = ("#8a6d00", "#b3261e", "#1d5bbf", "#2e7d32", "#6a1b9a", "#455a64")
 DASHES = ((1, 2), (4, 2), (1, 0), (6, 2, 1, 2), (3, 1), (2, 2, 6, 2))
@@ -136,7 +137,7 @@ def _word(data: Path) -> tuple[Tensor, int, Any]:
     clips = load_dataset(data.name, data.parent, "test")
     clips = clips.stratified(min(20, len(clips)), seed=0)
     recogniser: Any = load_recogniser()
-    waves = [torch.nn.functional.pad(w, (0, max(0, 16_000 - len(w)))) for w in clips.load_all(16_000)]
+    waves = [at_least(w, 16_000) for w in clips.load_all(16_000)]
     labels = clips.targets().tolist()
     with torch.no_grad():
         right = [k for k, w in enumerate(waves) if int(recogniser(w[None]).argmax()) == labels[k]]
