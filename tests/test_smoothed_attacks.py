@@ -75,7 +75,8 @@ def test_words_keep_their_certified_answers_under_attack() -> None:
     """PGD through the sampled noise, on the shipped recogniser and clips, inside and well outside the radius.
 
     Inside, a certificate may be contradicted at most as often as alpha allows; far outside, the same attack
-    must turn some of the clips, or it would prove nothing.
+    must turn some of the clips, or it would prove nothing. How far shows that a network leaves more room than
+    its votes prove: a radius that is somewhat too large is caught at linear models, in test_certification.py.
     """
     system, sigma, alpha, count = load_system("digits"), 0.05, 0.01, 12
     clips = load_clips(None, system.undefended, count, 0)
