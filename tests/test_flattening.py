@@ -27,8 +27,16 @@ RISING = [float(k) for k in range(10)]
         (FALLING, RISING, 100, False),
         (FALLING, RISING, 200, True),  # it ended early
         (FALLING, [*RISING[:4], 9.0, *RISING[4:9]], 100, False),  # a lucky score changes nothing
-        ([10, 5, 3, 2, 1.5, 1.2, 1.1, 1.0, 0.9, 0.8], RISING, 100, True),  # by 0.4 of 9.2
-        ([10, 5, 3, 2, 1.5, 1.2, 1.1, 1.0, 0.9, 0.7], RISING, 100, False),  # by 0.5 of 9.3
+        ([3, 2.5, 2.2, 2.1, 2.05, 2.0, 1.99, 1.98, 1.97, 1.96], RISING, 100, True),  # by 0.04 of 1.04
+        ([3, 2.5, 2.2, 2.1, 2.05, 2.0, 1.99, 1.98, 1.96, 1.94], RISING, 100, False),  # by 0.06 of 1.06
+        (
+            [10, 5, 3, 2, 1.5, 1.2, 1.1, 1.0, 0.9, 0.8],
+            RISING,
+            100,
+            False,
+        ),  # by 0.4 of 9.2, but a third
+        ([2.03, 2.0, 2.02, 2.01, 2.02, 2.01, 2.02, 1.99, 2.0, 2.01], RISING, 100, True),  # noise
+        ([-4.9, -5.0, -4.95, -5.01, -4.97, -5.0, -5.0, -5.04, -5.03, -5.02], RISING, 100, True),  # below 0
         ([10, 5, 3, 2, 1.5, 1.2, 0.7, 1.0, 1.0, 1.0], RISING, 100, False),  # it fell, and rose again
         ([10, 5, 3, 2, 1.5, 1.2, 1.3, 1.6, 1.9, 2.6], RISING, 100, True),  # longer would not help
     ],

@@ -18,7 +18,7 @@ from audiopure.evaluation.reproduce import cost_table, entries, published, rows
 from audiopure.evaluation.reproduce.costs import seconds
 from audiopure.evaluation.reproduce.experiments import EXPERIMENTS, experiment
 from audiopure.evaluation.reproduce.jobs import Job, Place, carry_out, evaluation, keep, missing
-from audiopure.evaluation.reproduce.reading import iterate
+from audiopure.evaluation.reproduce.reading import iterate, json_record
 from audiopure.systems import load_system
 from audiopure.training.config import read_config
 from audiopure.training.run import RECIPES
@@ -182,6 +182,29 @@ def test_inference_is_timed_at_every_level(
     assert once > 0 and steps == [n * once for n in published.SECONDS]  # a call a step, whatever it takes
     assert all(second > 0 for second in record["seconds"].values())
     assert f"| {record['seconds']['3']:.4f} |" in capsys.readouterr().out
+
+
+def test_a_damaged_record_is_told(tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(InputError, match="is damaged"):
+        json_record(tmp_path / "broken.json")
+
+
+def test_rows_without_a_slope_say_so_and_no_others() -> None:
+    ready = [entry for entry in rows.ALL if not entry.weights]
+    assert len(ready) > 10
+    for entry in ready:
+        straight = any(getattr(part, "bpda", False) for part in load_system(entry.system).model.modules())
+        assert straight is ("BPDA" in entry.title) is ("BPDA" in entry.note), entry.title
+
+
+def test_references_stand_under_every_protocol_of_a_table() -> None:
+    def told(*of: entries.Entry) -> list[tuple[str, str]]:
+        return [(entry.key, entry.exact) for entry in entries.judged(of)]
+
+    assert told(rows.NONE, rows.ONE_SHOT) == [("none", "standard"), ("one-shot", "standard")]
+    both = told(rows.PURIFIED, rows.ONE_SHOT, *rows.TUNED[:1])
+    assert both == [("n3", "standard"), ("n3", "quick"), ("one-shot", "standard"), ("ssp", "quick")]
 
 
 def test_defences_are_ranked_by_what_they_withstand(

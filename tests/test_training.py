@@ -253,6 +253,13 @@ PROBLEMS = {
         "config.toml: batch: .*greater than 0",
     ),
     "no seed": ("denoiser", BASE.replace("seed = 3", "seed = -1"), "config.toml: seed: .*equal to 0"),
+    "a seed too large": ("denoiser", BASE.replace("seed = 3", f"seed = {2**63}"), "config.toml: seed: "),
+    "no end": ("denoiser", "clip = inf\n" + BASE, "config.toml: clip: .*finite"),
+    "noise upside down": (
+        "denoiser",
+        "sigma_min = 0.5\nsigma_max = 0.1\n" + BASE,
+        r"sigma_min \(0.5\) must not exceed",
+    ),
     "no decay": ("denoiser", "betas = [1.0, 0.9]\n" + BASE, "config.toml: betas.0: .*less than 1"),
     "no time": (
         "recogniser",
@@ -289,6 +296,26 @@ def test_settings_that_cannot_be_meant(problem: str, folder: Path, tmp_path: Pat
         run(recipe, tmp_path / "config.toml", folder / "data", tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_what_a_cut_off_run_left_may_be_damaged(folder: Path, tmp_path: Path) -> None:
+    config, output = tmp_path / "config.toml", tmp_path / "run"
+    config.write_bytes(b"steps = 1 # \xff\n")
+    with pytest.raises(InputError, match=r"config\.toml is not valid TOML"):
+        run("denoiser", config, folder / "data", output)
+    config.write_text(BASE.replace("steps = 24", "steps = 1"))
+    run("denoiser", config, folder / "data", output)
+    for junk in (b"junk", b""):
+        (output / "state.pt").write_bytes(junk)
+        with pytest.raises(InputError, match=r"state\.pt is damaged"):
+            run("denoiser", config, folder / "data", output)
+    for foreign in ({"other": 1}, [1, 2]):
+        torch.save(foreign, output / "state.pt")
+        with pytest.raises(InputError, match=r"state\.pt is damaged"):
+            run("denoiser", config, folder / "data", output)
+    (output / "inputs.json").write_text("{")
+    with pytest.raises(InputError, match=r"inputs\.json is damaged"):
+        run("denoiser", config, folder / "data", output)
 
 
 def test_files_and_folders_that_are_not_there(folder: Path, tmp_path: Path) -> None:

@@ -63,19 +63,23 @@ class DefenceGan(WaveformDefence):
 
     def _closest(self, x: Tensor, lengths: Tensor, noise: NoiseSource) -> Tensor:
         count, length = x.shape
-        within = (torch.arange(length, device=x.device) < lengths[:, None]).to(x.dtype)
+        samples = torch.arange(length, device=x.device)
+        within = (samples < lengths[:, None]).to(x.dtype)
+        # the generator learnt words in the middle of what it says
+        begin = -((lengths - self.generator.samples) // 2)
+        places = (begin[:, None] + samples).clamp(max=self.generator.samples - 1)
         power = (x.square().sum(1) / lengths).clamp(min=1e-8)
         latent = self.generator.latent
         drawn = noise.normal((count, self.restarts * latent), draw=FORWARD, device=x.device, dtype=x.dtype)
         # the generator knows uniform vectors
         z = (2 * torch.special.ndtr(drawn) - 1).unflatten(1, (self.restarts, latent)).flatten(0, 1)
-        goal, mask = (part.repeat_interleave(self.restarts, 0) for part in (x, within))
+        goal, mask, where = (part.repeat_interleave(self.restarts, 0) for part in (x, within, places))
         scale = (lengths * power).repeat_interleave(self.restarts)
-        z, error = self._descended(z, lambda point: self._error(point, goal, mask) / scale)
+        z, error = self._descended(z, lambda point: self._error(point, goal, mask, where) / scale)
         with torch.no_grad():
             clip = torch.arange(count, device=x.device)
             closest = error.view(count, self.restarts).argmin(1)
-            return self.generator(z.view(count, self.restarts, latent)[clip, closest])[:, :length]
+            return self.generator(z.view(count, self.restarts, latent)[clip, closest]).gather(1, places)
 
     def _descended(self, z: Tensor, errors: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Where the descents have come, and the error there. Shape: (N, latent) -> the same, (N,)."""
@@ -91,8 +95,8 @@ class DefenceGan(WaveformDefence):
             velocity, rate = velocity * fell, torch.where(fell, rate, rate / 2)
         return z, error
 
-    def _error(self, z: Tensor, goal: Tensor, mask: Tensor) -> Tensor:
-        apart = self.generator(z)[:, : goal.shape[1]] - goal
+    def _error(self, z: Tensor, goal: Tensor, mask: Tensor, where: Tensor) -> Tensor:
+        apart = self.generator(z).gather(1, where) - goal
         return (apart * mask).square().sum(1)
 
 

@@ -12,9 +12,9 @@ from audiopure.errors import InputError
 
 
 class Strict(BaseModel):
-    """Frozen, and an unknown key is an error."""
+    """Frozen; an unknown key is an error, and so is a number that is not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -23,7 +23,7 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 class TrainConfig(Strict):
     """What every recipe shares."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     steps: int = Field(gt=0)
     batch: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
@@ -50,7 +50,7 @@ def read_config(path: str | Path, model: type[Config]) -> Config:
             values = tomllib.load(file)
     except OSError as error:
         raise InputError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid TOML: {error}") from error
     try:
         return model.model_validate(values)

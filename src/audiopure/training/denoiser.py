@@ -15,6 +15,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from audiopure.data.layouts import load_dataset
+from audiopure.errors import InputError
 from audiopure.metrics import si_sdr
 from audiopure.nets.stft_denoiser import StftDenoiser
 from audiopure.training.config import Strict, TrainConfig
@@ -35,7 +36,7 @@ class DenoiserConfig(TrainConfig):
 
     network: Network = Network()
     datasets: dict[str, PositiveFloat] = Field(min_length=1)
-    seconds: float = Field(default=1.0, gt=0)
+    seconds: float = Field(default=1.0, ge=0.1)
     sigma_min: float = Field(default=0.001, gt=0)
     sigma_max: float = Field(default=1.0, gt=0)
     validation_set: str = "sc09"
@@ -46,6 +47,10 @@ class DenoiserRecipe:
     kind = "denoiser"
 
     def __init__(self, config: DenoiserConfig, root: Path):
+        if config.sigma_min > config.sigma_max:
+            raise InputError(
+                f"sigma_min ({config.sigma_min:g}) must not exceed sigma_max ({config.sigma_max:g})"
+            )
         self.config = config
         self.length = round(config.seconds * StftDenoiser.sample_rate)
         self.corpora = {name: Corpus(load_dataset(name, root, "train")) for name in config.datasets}

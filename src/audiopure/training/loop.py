@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -226,9 +225,10 @@ def _resume(path: Path, config: TrainConfig, parts: Mapping[str, Any]) -> dict[s
         return start
     try:
         saved = torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        settings = saved["config"]
+    except Exception as error:  # the unpickler fails in as many ways as bytes can be wrong
         raise InputError(f"{path} is damaged: remove it to start again") from error
-    if saved["config"] != config.model_dump_json():
+    if settings != config.model_dump_json():
         raise InputError(f"{path.parent} holds a run with other settings: choose another folder or remove it")
     for name, part in parts.items():
         part.load_state_dict(saved[name])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 
 from audiopure import __version__, hub
-from audiopure.atomic import write_text
+from audiopure.atomic import whole, write_text
 from audiopure.errors import InputError
 from audiopure.machine import device_name
 from audiopure.source import source
@@ -133,14 +132,22 @@ def _begin(folder: Path, config_path: Path, inputs: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     known, kept = folder / "inputs.json", folder / "config.toml"
     if (folder / "state.pt").is_file():
-        if known.is_file() and json.loads(known.read_text()) != inputs:
+        if known.is_file() and _read(known) != inputs:
             raise InputError(
                 f"{folder} holds a run of other clips or weights: choose another folder or remove it"
             )
         return
     write_text(known, json.dumps(inputs, indent=1) + "\n")
     if config_path.resolve() != kept.resolve():
-        shutil.copyfile(config_path, kept)
+        with whole(kept) as partial:
+            partial.write_bytes(config_path.read_bytes())
+
+
+def _read(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: remove the folder to start again") from error
 
 
 def data_hash(folder: Path) -> str:

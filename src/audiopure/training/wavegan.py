@@ -13,6 +13,7 @@ from torch.func import functional_call
 from audiopure import hub
 from audiopure.nets.wavegan import WaveGan
 from audiopure.training.clips import Clips, ClipsConfig
+from audiopure.training.config import Decay
 from audiopure.training.corpus import Corpus
 
 JUDGED = 500  # generated words in a validation
@@ -33,7 +34,7 @@ class WaveGanConfig(ClipsConfig):
     turns: int = Field(default=5, gt=0)
     penalty: float = Field(default=10.0, ge=0)
     recogniser: str = "digits"
-    betas: tuple[float, float] = (0.5, 0.9)
+    betas: tuple[Decay, Decay] = (0.5, 0.9)
     weight_decay: float = Field(default=0.0, ge=0)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import Formatter
 
@@ -63,6 +63,7 @@ class Entry:
         note: at what size it runs and why, where that is not the paper's.
         exact: the protocol of its exact gradients, "quick" where "standard" would take days.
         clips: protocol -> clips, where they are fewer than usual.
+        reference: whether it stands under `quick` too beside rows that are judged by that.
     """
 
     key: str
@@ -72,6 +73,7 @@ class Entry:
     note: str = ""
     exact: str = "standard"
     clips: Mapping[str, int] = field(default_factory=dict)
+    reference: bool = False
 
     @property
     def weights(self) -> list[str]:
@@ -99,6 +101,16 @@ class Entry:
         """Raises InputError for a folder whose path cannot stand in a system."""
         found = located(self.system, folder)
         return evaluation(self.record(protocol), found, protocol, self.size(protocol))
+
+
+def judged(entries: Iterable[Entry]) -> list[Entry]:
+    """Rows of exact gradients: references come under every protocol that a row is judged by."""
+    found, weaker = [], [entry for entry in entries if entry.exact != "standard"]
+    for entry in entries:
+        found.append(entry)
+        if entry.reference and weaker:
+            found.append(replace(entry, exact=weaker[0].exact))
+    return found
 
 
 def needed(system: str) -> list[str]:

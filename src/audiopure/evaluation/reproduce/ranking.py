@@ -9,13 +9,13 @@ from typing import NamedTuple
 from audiopure.errors import InputError
 from audiopure.evaluation.card import Card
 from audiopure.evaluation.reproduce import costs
-from audiopure.evaluation.reproduce.entries import Entry
+from audiopure.evaluation.reproduce.entries import Entry, judged
 from audiopure.evaluation.reproduce.reading import BUDGETS, NOT_RUN, brief, clean, headline, stored, table
 
 ABOUT = (
     "Defences by the sum of both averages under exact gradients, or BPDA where a name says so, with 95 % "
-    "intervals over clips, which do not tell neighbours apart. A row under `quick` met a weaker attack than "
-    "one under `standard`."
+    "intervals over clips, which do not tell neighbours apart. First those under `standard`; rows under "
+    "`quick` met a weaker attack, and compare with each other only."
 )
 
 
@@ -48,14 +48,15 @@ def ranked(entries: Sequence[Entry], records: Path) -> str:
 
 
 def order(entries: Sequence[Entry], records: Path) -> list[Ranked]:
-    """Those whose card and timing there are, the most robust first."""
+    """Those whose card and timing there are, by protocol the most robust first."""
     timed = costs.timings(records)
     found = [
         Ranked(entry, card, timed[entry.key]["seconds"])
-        for entry in entries
+        for entry in judged(entries)
         if entry.key in timed and (card := stored(records, entry.record(entry.exact)))
     ]
-    return sorted(found, key=lambda one: -sum(map(one.robust, BUDGETS)))
+    weaker = sorted(found, key=lambda one: -sum(map(one.robust, BUDGETS)))
+    return sorted(weaker, key=lambda one: one.entry.exact != "standard")
 
 
 def missing(entries: Sequence[Entry], records: Path) -> list[str]:

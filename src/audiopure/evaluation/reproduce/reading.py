@@ -10,6 +10,7 @@ from typing import Any
 
 from audiopure.attacks import PAPER_BUDGETS
 from audiopure.attacks.base import NORMS
+from audiopure.errors import InputError
 from audiopure.evaluation.card import CLEAN, Card, Condition, Metrics, Proportion, Row
 from audiopure.evaluation.card_io import read_card
 
@@ -52,8 +53,11 @@ def readings(metrics: Metrics | None) -> str:
 
 
 def json_record(path: Path) -> dict[str, Any]:
-    """A record that is no card; empty if there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """A record that is no card; empty if there is none. Raises InputError for what is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise InputError(f"{path}: is damaged; remove it to measure again.") from error
 
 
 def stored(records: Path, name: str) -> Card | None:

@@ -17,15 +17,16 @@ DIFFSPEC = (
     "DiffWave; here “as released” leaves out both"
 )
 TASNET = (
-    "a Conv-TasNet of two repeats of six blocks, 64 and 128 channels wide, for three of eight, 128 and 512: "
-    "the full size takes a GPU. Trained offline for 7 epochs of 30, on the logarithm of the squared error"
+    "a Conv-TasNet of two repeats of six blocks, 64 and 128 channels wide, for three of eight, 128 and 512, "
+    "with 256 filters of 40 samples for 512 of 16: the full size takes a GPU"
 )
+OFFLINE = f"{TASNET}. Trained offline for 7 epochs of 30, on the logarithm of the squared error"
 BPDA = "its gradient by BPDA: what has none is taken for the identity"
 FEWER = "on fewer clips, as `standard` on 100 takes about 12.5 core hours"
 SHORTER = "by `quick`, as `standard` on 100 clips takes about 12.5 core hours"
 
-NONE = Entry("none", "none", "digits", MAIN["none"])
-PURIFIED = Entry("n3", "**AudioPure**, compact, n*=3", "small+digits", MAIN["n3"], COMPACT)
+NONE = Entry("none", "none", "digits", MAIN["none"], reference=True)
+PURIFIED = Entry("n3", "**AudioPure**, compact, n*=3", "small+digits", MAIN["n3"], COMPACT, reference=True)
 ONE_SHOT = Entry("one-shot", "AudioPure, compact, one-shot", "small,sampler=one-shot+digits")
 NOISE_ONLY = Entry("noise-only", "forward noise only, n*=3", "small,reverse=no+digits")
 TRANSFORMATIONS = (
@@ -36,7 +37,7 @@ TRANSFORMATIONS = (
     Entry("band-pass", "band-pass (BPF)", "band-pass+digits", MAIN["band-pass"]),
     Entry("quantise", "quantisation (BPDA)", "quantise+digits", note=BPDA),
     Entry("white-noise", "white noise, 25 dB", "white-noise+digits"),
-    Entry("masked-noise", "noise by the masking threshold", "masked-noise+digits"),
+    Entry("masked-noise", "noise by the masking threshold (BPDA)", "masked-noise+digits", note=BPDA),
     Entry("mp3", "MP3 round trip (BPDA)", "mp3+digits", note=BPDA),
     Entry("opus", "Opus round trip (BPDA)", "opus+digits", note=BPDA),
     Entry("gate", "spectral gating", "gate+digits"),
@@ -53,9 +54,9 @@ ADVERSARIAL = (
     ADVTR,
     Entry("adversarial", "adversarial training, both norms", "{digits-adversarial}"),
     Entry("trades", "TRADES, both norms", "{digits-trades}"),
-    Entry("fast", "fast adversarial training", "{digits-fast}"),
-    Entry("free", "free adversarial training", "{digits-free}"),
-    Entry("yopo", "YOPO", "{digits-yopo}"),
+    Entry("fast", "fast adversarial training, both norms", "{digits-fast}"),
+    Entry("free", "free adversarial training, both norms", "{digits-free}"),
+    Entry("yopo", "YOPO, both norms", "{digits-yopo}"),
     Entry("gaussian", "Gaussian augmentation", "{digits-noisy}"),
     Entry(
         "composed",
@@ -124,14 +125,14 @@ OTHER_DENOISERS = (
         "Conv-TasNet, small (CTN Baseline)",
         "{tasnet-offline}+digits",
         DENOISERS["tasnet-offline"],
-        TASNET,
+        OFFLINE,
     ),
     Entry(
         "tasnet-joint",
         "Conv-TasNet, small (CTN Adv-Finetune-Joint-frozen)",
         "{tasnet-joint}+digits",
         DENOISERS["tasnet-joint"],
-        TASNET,
+        f"{OFFLINE}; then with the recogniser behind it",
     ),
     Entry("enhancer", "speech enhancer (Conv-TasNet, small)", "{tasnet-enhancer}+digits", note=TASNET),
 )
