@@ -58,7 +58,8 @@ def paper(_: object) -> str:
     for name, card in found.items():
         row = card.rows[0]
         cells = [any_iterate(row, STILL)]
-        for stage in ("as-released", "as-written"):
+        two = any(condition.key.startswith("as-written/") for condition in row.conditions)
+        for stage in ("as-released", "as-written" if two else "as-released"):
             cells += [any_iterate(row, f"{stage}/{column}") for column in BUDGETS]
         body.append([TITLES[name.removeprefix("paper-")], *cells])
     heads = [f"as {how}, {column}" for how in ("released", "written") for column in BUDGETS.values()]

@@ -408,6 +408,9 @@ def test_ssp_is_judged_by_what_it_minimises(root: Path, tasnet: str) -> None:
         found = recipe.validate(recipe.build().eval())
         accuracies = [value for name, value in found.items() if name.startswith("accuracy")]
         assert found["score"] == pytest.approx(np.mean(accuracies) if judged else -found["loss"])
+        terms = [found[name] for name in ("audio", "feature") if name in found]
+        assert judged or found["loss"] == pytest.approx(sum(terms), rel=1e-4)
+        assert len(terms) == (0 if judged else 2)
 
 
 def test_ssp_is_s25_on_clips_that_s23_and_s24_perturb(root: Path, tasnet: str) -> None:

@@ -61,6 +61,8 @@ def test_a_route_is_declared_only_around_a_reverse_process(data: Path, tmp_path:
         assert isinstance(build, Pgd) and build.route == route
         planned = {c.key: c.route for c in row.planned.conditions}
         assert planned["as-released/linf"] == route
+        # both routes are one where nothing is purified
+        assert planned.get("as-written/linf") == ("adjoint" if reverse else None)
 
 
 def test_a_system_without_randomness_has_budget_curves_alone(data: Path) -> None:

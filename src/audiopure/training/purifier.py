@@ -96,7 +96,7 @@ class PurifierRecipe(AdversarialRecipe):
 
     def objective(self, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise) -> Tensor:
         if self.config.method == "ssp":
-            return self._ssp(model, wave, noise)
+            return sum(self._ssp(model, wave, noise), start=wave.new_zeros(()))
         found = super().objective(model, wave, targets, noise)
         if self.config.error == 0:
             return found
@@ -108,8 +108,18 @@ class PurifierRecipe(AdversarialRecipe):
             unit = (front.sigma if gain is None else front.sigma / gain[:, 0]) ** 2
         return found + self.config.error * torch.log(apart / unit + 1e-3).mean()
 
-    def _ssp(self, model: nn.Module, wave: Tensor, noise: SeededNoise) -> Tensor:
-        """S25, for clips that S23 and S24 have perturbed."""
+    def _measured(
+        self, model: nn.Module, wave: Tensor, target: Tensor, noise: SeededNoise
+    ) -> dict[str, Tensor]:
+        """For "ssp" also both terms of the loss."""
+        found = super()._measured(model, wave, target, noise)
+        if self.config.method == "ssp":
+            terms = self._ssp(model, wave, noise.fresh(3))
+            found |= {name: x.expand(len(wave)) for name, x in zip(("audio", "feature"), terms, strict=True)}
+        return found
+
+    def _ssp(self, model: nn.Module, wave: Tensor, noise: SeededNoise) -> tuple[Tensor, Tensor]:
+        """Both terms of S25, S26 and weighted S27, for clips that S23 and S24 have perturbed."""
         mel = self.mel.to(wave.device)
         known = mel(wave)
         config, found = self.config, wave.clone()
@@ -121,4 +131,4 @@ class PurifierRecipe(AdversarialRecipe):
             found[rows] = climb(apart, around, config.inner, config.step, noise.fresh(number))
         clean = self.front(model)(found, noise=noise.fresh(9))
         audio = (clean - wave).square().mean()
-        return audio + config.feature * (mel(clean) - known).square().mean()
+        return audio, config.feature * (mel(clean) - known).square().mean()
