@@ -2,7 +2,7 @@
 
     python benchmarks/trainings.py --data DATA --work FOLDER [--only NAME ...] [--threads N] [--device cuda]
 
-Resumable: every run goes on in its folder below --work; weights that lie in --weights are not trained again.
+Resumable: every run goes on in its folder below --work; weights that lie in weights/ are not trained again.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from audiopure.atomic import whole
 from audiopure.evaluation.reproduce.entries import WEIGHTS, weights_file
 
 ROOT = Path(__file__).resolve().parents[1]  # recipes name each other's weights from here
+KEPT = ROOT / "weights"
 
 
 def main() -> int:
@@ -25,14 +26,13 @@ def main() -> int:
     parser.add_argument("--data", required=True, type=Path, help="the folder of datasets")
     parser.add_argument("--work", required=True, type=Path, help="where unfinished runs lie")
     parser.add_argument("--only", nargs="+", help="names of weights, NAME* for what begins so; default: all")
-    parser.add_argument("--weights", type=Path, default=ROOT / "weights", help="where finished ones go")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    options.weights.mkdir(parents=True, exist_ok=True)
+    KEPT.mkdir(exist_ok=True)
     failed = []
     for name, words in WEIGHTS.items():
-        missing = wanted(name, options) and not weights_file(options.weights, name).is_file()
+        missing = wanted(name, options) and not weights_file(KEPT, name).is_file()
         if missing and not trained(name, words.split(), options):
             failed.append(name)
     if failed:
@@ -50,8 +50,8 @@ def trained(name: str, words: list[str], options: argparse.Namespace) -> bool:
         return False
     # the curve first: weights that are there count as finished
     for left, kept in (
-        ("log.jsonl", weights_file(options.weights, name).with_suffix(".jsonl")),
-        ("model.safetensors", weights_file(options.weights, name)),
+        ("log.jsonl", weights_file(KEPT, name).with_suffix(".jsonl")),
+        ("model.safetensors", weights_file(KEPT, name)),
     ):
         with whole(kept) as partial:
             partial.write_bytes((folder / left).read_bytes())

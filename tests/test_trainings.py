@@ -21,7 +21,8 @@ def test_weights_and_curves_are_kept_and_not_trained_again(
     config.write_text(CONFIG)
     runs = {"one": f"denoiser --config {config}", "two": "denoiser --config nowhere.toml", "out": "nothing"}
     monkeypatch.setattr(trainings, "WEIGHTS", runs)
-    words = ["--data", tmp_path / "data", "--work", tmp_path / "work", "--weights", tmp_path / "kept"]
+    monkeypatch.setattr(trainings, "KEPT", tmp_path / "kept")
+    words = ["--data", tmp_path / "data", "--work", tmp_path / "work"]
     monkeypatch.setattr(sys, "argv", ["trainings.py", *map(str, words), "--only", "one", "t*"])
     assert trainings.main() == 1  # as one of the two failed
     assert "not trained: two" in capfd.readouterr().err
