@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -36,6 +40,22 @@ blocks = 1
 sc09 = 1.0
 """
 
+WORDS = """
+seed = 3
+steps = 40
+batch = 4
+learning_rate = 1e-9
+warmup = 2
+ema = 0.9
+validate_every = 2
+checkpoint_every = 1
+patience = 2
+seconds = 0.5
+background = "sc09"
+network = "m5"
+masking = false
+"""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -50,13 +70,53 @@ def config(folder: Path, name: str, steps: int = 9, rate: float = 1e-3, more: st
     return path
 
 
+def launched(recipe: str, config: Path, data: Path, output: Path) -> list[str]:
+    """The command of two processes."""
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    words += ["--standalone", "-m", "audiopure", "train", recipe, "--config", str(config)]
+    return [*words, "--data", str(data), "--output", str(output), "--threads", "1"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "more"),
+    [
+        ("adversarial", "inner = 1\n[budgets]\nlinf = 0.002\n"),
+        ("smoothed", 'denoiser = "small"\nattack = 1\n'),
+    ],
+)
+def test_two_processes_with_noise_of_their_own_go_on_where_both_were_killed(
+    recipe: str, more: str, folder: Path, tmp_path: Path
+) -> None:
+    """Networks that normalise over their share, attacks and an early end, on which both have to agree."""
+    path, data = tmp_path / "config.toml", folder / "data"
+    path.write_text(WORDS + more)
+    for name in ("whole", "parts"):
+        command, output = launched(recipe, path, data, tmp_path / name), tmp_path / name
+        if name == "parts":
+            begun = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+            while begun.poll() is None and not (output / "state.pt").is_file():
+                time.sleep(0.02)
+            # the launcher gives each of them a session of its own
+            workers = subprocess.run(["pgrep", "-P", str(begun.pid)], capture_output=True, text=True).stdout
+            for pid in (begun.pid, *map(int, workers.split())):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            begun.wait()
+            (output / "model.safetensors").unlink(missing_ok=True)
+        found = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert found.returncode == 0, found.stderr
+    whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[key], parts[key]) and whole[key].isfinite().all() for key in whole)
+    logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "parts")]
+    steps = [json.loads(line)["step"] for line in logs[0].splitlines()]
+    assert logs[0] == logs[1] and steps == list(range(2, 2 * len(steps) + 1, 2)) and steps[-1] < 40
+
+
 def test_two_processes_train_what_one_trains(folder: Path) -> None:
     """The launcher of the field, gloo on CPUs: the same weights up to the order of sums."""
     path = config(folder, "pair")
     alone = run("denoiser", path, folder / "data", folder / "alone")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
-    command += ["--standalone", "-m", "audiopure", "train", "denoiser", "--config", str(path)]
-    command += ["--data", str(folder / "data"), "--output", str(folder / "pair"), "--threads", "1"]
+    command = launched("denoiser", path, folder / "data", folder / "pair")
     for repeat in range(2):  # the second finds a finished run
         found = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert found.returncode == 0, found.stderr
