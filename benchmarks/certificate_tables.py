@@ -221,9 +221,9 @@ def attacks(record: dict[str, Any]) -> str:
     groups: dict[str, list[dict[str, Any]]] = {}
     for line in record["lines"]:
         groups.setdefault(line["setting"], []).append(line)
-    body = []
+    body, known = [], {setting["name"]: setting for setting in record["settings"]}
     for name, lines in groups.items():
-        count = [str(len(lines))]
+        count = [f"{known[name]['sigma']:g}" if name in known else "", str(len(lines))]
         if lines[0]["shares"]:
             clean, *names = lines[0]["shares"]
             mean = {key: sum(line["shares"][key] for line in lines) / len(lines) for key in (clean, *names)}
@@ -245,11 +245,13 @@ def attacks(record: dict[str, Any]) -> str:
             other = [None not in (one, line["clean"]) and one != line["clean"] for one, line in both]
             told = [_percent(right), _percent(one is None for one in found), _percent(other)]
             body.append([name, *count, clean, size, certain, *told])
-    heads = ["object or defence", "clips", "clean, %", "L2 radius", "certified, %"]
+    heads = ["object or defence", "sigma", "clips", "clean, %", "L2 radius", "certified, %"]
     wrong = sum(len(line["contradicted"]) for line in record["lines"])
+    systems = "; ".join(f"{name} of `{setting['system']}`" for name, setting in known.items())
     note = (
-        "Under attack PREDICT is right, abstains, or changes from one answer to another; of a heuristic "
-        f"defence the share of fresh passes that are right. Other answers within a certified radius: {wrong}."
+        f"{systems}. Under attack PREDICT is right, abstains, or changes from one answer to another; of a "
+        "heuristic defence the share of fresh passes that are right. Other answers within a certified radius: "
+        f"{wrong}."
     )
     return table([*heads, "right, %", "abstains, %", "changed, %"], body) + f"\n\n{note}"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+SETTINGS = [{"name": "waveform", "system": "digits", "sigma": 0.1}]
+
 
 def test_only_another_answer_within_the_radius_contradicts_a_certificate(module: Any) -> None:
     answers = {"0.1": None, "0.25": 2, "0.5": 1, "qin": 1}
@@ -25,9 +27,11 @@ def test_an_answer_that_was_wrong_without_the_attack_is_not_changed(module: Any)
         {"clip": "c", "clean": 1, "answers": {"4": 2}},  # from a wrong to the right one
     ]
     lines = [module("smoothed_attacks").Line(**facts, **one).model_dump() for one in found]
-    text = module("certificate_tables").attacks({"lines": [x | {"contradicted": []} for x in lines]})
+    text = module("certificate_tables").attacks(
+        {"settings": [], "lines": [x | {"contradicted": []} for x in lines]}
+    )
     row = next(row for row in text.splitlines() if row.startswith("| log-mel"))
-    assert [cell.strip().split(" ")[0] for cell in row.strip("|").split("|")][5:] == ["33", "0", "33"]
+    assert [cell.strip().split(" ")[0] for cell in row.strip("|").split("|")][6:] == ["33", "0", "33"]
 
 
 def test_abstentions_and_changed_answers_stand_apart(module: Any) -> None:
@@ -41,10 +45,10 @@ def test_abstentions_and_changed_answers_stand_apart(module: Any) -> None:
         line(setting="noise", clip="a", label=2, shares={"clean": 0.9, "0.5": 0.3}),
     ]
     lines = [x.model_dump() | {"contradicted": x.contradicted} for x in found]
-    text = module("certificate_tables").attacks({"lines": lines})
+    text = module("certificate_tables").attacks({"settings": SETTINGS, "lines": lines})
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in text.splitlines()]
     always, most, half, once = "100 [40, 100]", "75 [19, 99]", "50 [7, 93]", "25 [1, 81]"
-    assert ["waveform", "4", always, "0.5", most, once, once, half] in rows
-    assert ["waveform", "4", always, "Qin, 2", "", once, once, half] in rows
-    assert ["noise", "1", "90", "0.5", "none", "30", "", ""] in rows
+    assert ["waveform", "0.1", "4", always, "0.5", most, once, once, half] in rows
+    assert ["waveform", "0.1", "4", always, "Qin, 2", "", once, once, half] in rows
+    assert ["noise", "", "1", "90", "0.5", "none", "30", "", ""] in rows
     assert "within a certified radius: 1." in text
