@@ -250,8 +250,8 @@ def attacks(record: dict[str, Any]) -> str:
     systems = "; ".join(f"{name} of `{setting['system']}`" for name, setting in known.items())
     note = (
         f"{systems}. Under attack PREDICT is right, abstains, or changes from one answer to another; of a "
-        "heuristic defence the share of fresh passes that are right. Other answers within a certified radius: "
-        f"{wrong}."
+        "heuristic defence the share of fresh passes that are right. Other answers within a certified "
+        f"radius: {wrong}."
     )
     return table([*heads, "right, %", "abstains, %", "changed, %"], body) + f"\n\n{note}"
 
