@@ -330,10 +330,10 @@ def test_costs_are_estimated_from_a_pass_of_each_system() -> None:
         return Pass(2.0, 1.0)
 
     estimates = Estimates(timer=timer)
-    # PGD-100 by two routes in both norms with three looks; of a fixed system no attack and noise take one
-    # pass; one more scores each, and the clean clip
+    # PGD-100 in both norms with three looks, by one route as there is no purifier; of a fixed system no
+    # attack and noise take one pass; one more scores each, and the clean clip
     found = estimates.hours(evaluation("a", "digits", "paper", 10))
-    assert found == pytest.approx(10 * (4 * (100 * 2 + 3 + 1) + 3 * (1 + 1) + 1) / 3600)
+    assert found == pytest.approx(10 * (2 * (100 * 2 + 3 + 1) + 3 * (1 + 1) + 1) / 3600)
     assert len(asked) == 1
     more = estimates.hours(evaluation("b", "digits", "paper", 20))
     assert more == pytest.approx(2 * found) and len(asked) == 1  # no system is timed twice

@@ -116,14 +116,14 @@ def _contender(
     clips = min(asked.clips, REVERSE_CLIPS) if key == "reverse-only" else asked.clips
     builds: dict[str, Build] = {}
     conditions = [_clean(clips)]
-    known: set[tuple[object, ...]] = set()
+    known: list[tuple[object, ...]] = []  # an attack need not be hashable
     for stage in (stage for stage in asked.protocol.stages if role == "system" or stage.controls):
         for column, build in stage.attacks.items():
             suited = _suited(build, model, asked)
             same = suited, column, stage.counts, stage.clips, stage.survivors
             # routes that differ around a purifier alone are one attack where there is none
             if not (isinstance(suited, Attack) and same in known):
-                known.add(same)
+                known.append(same)
                 name = f"{stage.key}/{column}"
                 builds[name] = suited
                 conditions.append(_condition(stage, column, name, suited, clips))

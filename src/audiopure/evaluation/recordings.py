@@ -37,7 +37,7 @@ class Recordings(Attack):
         digest: tells these recordings from others.
     """
 
-    waveforms: Mapping[int, Tensor] = field(repr=False)
+    waveforms: Mapping[int, Tensor] = field(repr=False, compare=False)
     source: str
     digest: str
     norm: str = field(default="free", repr=False)
