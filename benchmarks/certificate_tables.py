@@ -11,8 +11,8 @@ from audiopure.certification.units import OCTAVES
 from audiopure.evaluation.certified import words
 from audiopure.evaluation.certified.record import Certificates, ClipCertificate
 from audiopure.evaluation.reproduce import certified_pictures, certified_tables
-from audiopure.evaluation.reproduce.reading import interval, table
-from audiopure.metrics import clopper_pearson
+from audiopure.evaluation.reproduce.reading import table, whole
+from audiopure.evaluation.scoring import proportion
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FINDINGS, RECORDS = RESULTS / "findings", RESULTS / "certificates"
@@ -259,9 +259,7 @@ def attacks(record: dict[str, Any]) -> str:
 def _percent(values: Iterable[bool]) -> str:
     """A share of clips with its interval."""
     found = list(values)
-    k, n = sum(found), len(found)
-    low, high = clopper_pearson(k, n)
-    return f"{100 * k / n:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
+    return whole(proportion(sum(found), len(found)))
 
 
 SIZE = ("clips", "draws, at most", "arithmetic")
@@ -272,5 +270,4 @@ def _size(rec: Certificates) -> list[str]:
 
 
 def _cell(rec: Certificates, radius: float) -> str:
-    share = rec.certified(radius)
-    return f"{100 * share.value:.0f} {interval(share)}"
+    return whole(rec.certified(radius))

@@ -128,9 +128,10 @@ class Certify:
             if self.pair:
                 q = min(q, self._others(counts, guess, n, looks.shares[len(seen) - 1]))
             radius = law.radius(p, q)
-            hoped = self._hoped(looks, counts, guess, n, law)
-            if self.tolerance is not None and not hoped - radius > self.tolerance * law.sigma:
-                break
+            if self.tolerance is not None:
+                hoped = self._hoped(looks, counts, guess, n, law)
+                if not hoped - radius > self.tolerance * law.sigma:
+                    break
         assert counts is not None
         label = guess if radius > 0 else None
         return Certificate(label, radius, p, q, guess, tuple(int(k) for k in counts), n)

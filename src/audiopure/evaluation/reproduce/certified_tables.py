@@ -10,7 +10,7 @@ from audiopure.evaluation.certified.record import Certificates
 from audiopure.evaluation.reproduce.entries import absent, how_to_train, located
 from audiopure.evaluation.reproduce.jobs import Job, certificates
 from audiopure.evaluation.reproduce.published import CERTIFIED, RADII
-from audiopure.evaluation.reproduce.reading import NOT_RUN, beside, interval, table
+from audiopure.evaluation.reproduce.reading import NOT_RUN, beside, table, whole
 
 # method -> title, system; records are named METHOD-SIGMA
 METHODS = {
@@ -105,7 +105,7 @@ def best(method: Method, radius: float) -> Best | None:
 
 
 def _cell(found: Best | None) -> str:
-    return f"{100 * found.share.value:.0f} {interval(found.share)}<br>{found.sigma:g}" if found else ""
+    return f"{whole(found.share)}<br>{found.sigma:g}" if found else ""
 
 
 def _lacking(method: Method) -> list[float]:

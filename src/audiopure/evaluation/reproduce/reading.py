@@ -29,6 +29,11 @@ def brief(share: Proportion) -> str:
     return f"{100 * share.value:.1f} {interval(share)}"
 
 
+def whole(share: Proportion) -> str:
+    """A share in whole %, with its interval."""
+    return f"{100 * share.value:.0f} {interval(share)}"
+
+
 def interval(share: Proportion) -> str:
     """Its interval alone, in %."""
     return f"[{100 * share.low:.0f}, {100 * share.high:.0f}]"
