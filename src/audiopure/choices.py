@@ -16,8 +16,13 @@ class Choice(NamedTuple):
     name: str
     arguments: Mapping[str, Any] = {}
 
+    @property
+    def kind(self) -> Any:
+        """The class itself."""
+        return getattr(import_module(self.module), self.name)
+
     def build(self) -> Any:
-        return getattr(import_module(self.module), self.name)(**self.arguments)
+        return self.kind(**self.arguments)
 
 
 _SAMPLERS = "audiopure.diffusion.samplers"
@@ -83,6 +88,11 @@ DEFENCES: Mapping[str, Choice] = {
     "white-noise": Choice(f"{_DEFENCES}.denoising", "AdditiveNoise"),
     "gate": Choice(f"{_DEFENCES}.denoising", "SpectralGating"),
     "masked-noise": Choice(f"{_DEFENCES}.proportional", "ProportionalNoise"),
+}
+# what a weights file becomes as a defence, by its kind, where that is no purifier
+LEARNED: Mapping[str, Choice] = {
+    "enhancer": Choice(f"{_DEFENCES}.learned", "Enhancer"),
+    "generator": Choice(f"{_DEFENCES}.learned", "DefenceGan"),
 }
 
 

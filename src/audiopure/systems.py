@@ -30,11 +30,9 @@ from torch import Tensor, nn
 
 from audiopure import hub
 from audiopure.api import load_purifier, load_recogniser
-from audiopure.choices import DEFENCES, GRADIENTS, LEVELS, PRECISIONS, SAMPLERS, choose
-from audiopure.defences.learned import DefenceGan, Enhancer
+from audiopure.choices import DEFENCES, GRADIENTS, LEARNED, LEVELS, PRECISIONS, SAMPLERS, choose
 from audiopure.defended import Defence, Guarded, defend
 from audiopure.errors import InputError
-from audiopure.nets.wavegan import Generator
 from audiopure.purifier import Purifier
 from audiopure.spectral import KIND, SpectralDefended, load_spectral_purifier
 from audiopure.typed import converted
@@ -244,9 +242,8 @@ def _defence(name: str, options: Options, sample_rate: int) -> Defence:
     if name not in DEFENCES:
         return _weights(name, options)
     choice = DEFENCES[name]
-    kind = getattr(import_module(choice.module), choice.name)
-    values = _settings(kind, name, options, choice.arguments)
-    return kind(**{**choice.arguments, **values}, sample_rate=sample_rate)
+    values = _settings(choice.kind, name, options, choice.arguments)
+    return choice.kind(**{**choice.arguments, **values}, sample_rate=sample_rate)
 
 
 NO_SETTINGS = ("return", "sample_rate", "net", "generator")  # of a defence's constructor
@@ -267,12 +264,9 @@ def _settings(kind: type, name: str, options: Options, fixed: Collection[str]) -
 def _weights(name: str, options: Options) -> Defence:
     """A defence that is a weights file."""
     kind = hub.describe(name)["kind"]
-    if kind == "enhancer":
-        return Enhancer(hub.load(name), **_settings(Enhancer, name, options, ()))
-    if kind == "generator":
-        net = hub.load(name)
-        assert isinstance(net, Generator)
-        return DefenceGan(net, **_settings(DefenceGan, name, options, ()))
+    if kind in LEARNED:
+        made = LEARNED[kind].kind
+        return made(hub.load(name), **_settings(made, name, options, ()))
     return _purifier(name, options, load_purifier, tuple(_LOADING))
 
 
