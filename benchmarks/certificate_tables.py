@@ -9,7 +9,7 @@ from typing import Any
 from audiopure.certification.representations import WAVEFORM
 from audiopure.certification.units import OCTAVES
 from audiopure.evaluation.certified import words
-from audiopure.evaluation.certified.record import Certificates, ClipCertificate
+from audiopure.evaluation.certified.record import Certificates, ClipCertificate, certified
 from audiopure.evaluation.reproduce import certified_pictures, certified_tables
 from audiopure.evaluation.reproduce.reading import table, whole
 from audiopure.evaluation.scoring import proportion
@@ -125,12 +125,11 @@ def _reported() -> str:
 
 
 def more(_: object) -> str:
-    """Several steps with votes, other certificates of the same votes or scores, L1, and more draws."""
+    """Several steps with votes, other certificates of the same votes or scores, and L1."""
     body, radii = [], (0.0, 0.05, 0.1, 0.25, 0.5, 0.75)
     kinds = (
         "one-shot-beside",
         "multi-step",
-        "many-draws",
         "cohen",
         "pair",
         "kl",
@@ -149,6 +148,29 @@ def more(_: object) -> str:
     return table([*heads, "mean radius"], body)
 
 
+def draws(_: object) -> str:
+    """Ten times the draws on the same clips, where only a share of votes next to 1 certifies."""
+    body, radii = [], (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+    for path in sorted(RECORDS.glob("many-draws-*.json")):
+        many = Certificates.model_validate_json(path.read_bytes())
+        few = certified_tables.record(FINDINGS, "smoothadv", float(many.settings["sigma"]))
+        if few is None:
+            continue
+        for rec, clips in zip((few, many), _both(few, many), strict=True):
+            facts = [f"{rec.settings['sigma']:g}", f"{len(clips)}", f"{rec.settings['n']:,}"]
+            body.append(
+                [*facts, f"{sum(c.n for c in clips):,}", *(whole(certified(clips, r)) for r in radii)]
+            )
+    heads = ["sigma", "clips", "draws, at most", "draws in all", *(f"r = {r:g}" for r in radii)]
+    return table(heads, body) if body else ""
+
+
+def _both(one: Certificates, other: Certificates) -> list[list[ClipCertificate]]:
+    """The clips that both have, in the same order."""
+    kept = {clip.id for clip in one.clips} & {clip.id for clip in other.clips}
+    return [[c for c in sorted(r.clips, key=lambda c: c.id) if c.id in kept] for r in (one, other)]
+
+
 def shapes(_: object) -> str:
     """White noise and shaped noise of the same power, on the same clips: what is certified in octaves."""
     body = []
@@ -157,14 +179,14 @@ def shapes(_: object) -> str:
         white = certified_tables.record(FINDINGS, "fine-tuned", float(shaped.settings["sigma"]))
         if white is None:
             continue
-        kept = {clip.id for clip in shaped.clips} & {clip.id for clip in white.clips}
-        pair = [[c for c in sorted(r.clips, key=lambda c: c.id) if c.id in kept] for r in (white, shaped)]
-        both = [n for n in range(len(kept)) if all(clips[n].right and clips[n].explained for clips in pair)]
+        pair = _both(white, shaped)
+        count = len(pair[0])
+        both = [n for n in range(count) if all(clips[n].right and clips[n].explained for clips in pair)]
         for rec, clips in zip((white, shaped), pair, strict=True):
             told = [clips[n].explained for n in both]
             found = [e for e in told if e is not None]
             shape = rec.settings.get("shape") or "white"
-            cells = [f"{rec.settings['sigma']:g}", str(len(kept)), _percent(c.right for c in clips)]
+            cells = [f"{rec.settings['sigma']:g}", str(count), _percent(c.right for c in clips)]
             levels = [
                 f"{words.median([e.octaves[hz] for e in found]):.1f}" if found else "" for hz in OCTAVES
             ]

@@ -61,6 +61,7 @@ BLOCKS: Mapping[str, tuple[str | None, Callable[[dict[str, Any]], str]]] = {
     "certificates-speakers": ("certified-speakers", certificate_tables.speakers),
     "certificates-attacks": ("smoothed-attacks", certificate_tables.attacks),
     "certificates-more": (None, certificate_tables.more),
+    "certificates-draws": (None, certificate_tables.draws),
     "certificates-shapes": (None, certificate_tables.shapes),
     "certify-speed": ("certify-speed", tables.certify_speed),
     "certify-agreement": ("certify-speed", certificate_tables.agreements),

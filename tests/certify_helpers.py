@@ -25,3 +25,29 @@ def run_cli(*arguments: str) -> int:
         main(arguments)
     code = stopped.value.code
     return 0 if code is None else int(code)
+
+
+def written(radii: list[float], n: int, sigma: float = 0.5, precision: str = "bf16") -> Certificates:
+    """A record of clips with these radii, all right."""
+    clip = {"label": "one", "guess": "one", "implied": {}, "p": 0.9, "q": 0.1, "n": n, "counts": {}}
+    clip |= {"explained": None, "seconds": 0.0, "answer": "one"}
+    facts: dict[str, Any] = {"name": "sc09", "split": "test", "clips": len(radii), "of": 9}
+    return Certificates.model_validate(
+        {
+            "command": "",
+            "versions": {},
+            "machine": {},
+            "settings": {"n": n, "alpha": 0.001, "sigma": sigma, "precision": precision},
+            "data": facts | {"note": None, "shard": None},
+            "weights": {},
+            "labels": ["one"],
+            "object": "waveform",
+            "unit": "1",
+            "norm": "L2",
+            "confidence": 0.999,
+            "seconds": 0.0,
+            "draws": 1,
+            "clips": [clip | {"id": str(k), "radius": radius} for k, radius in enumerate(radii)],
+            "curve": [],
+        }
+    )

@@ -1,8 +1,14 @@
-"""What benchmarks tell of attacks on smoothed classifiers: an abstention is not another answer."""
+"""What benchmarks tell of certificates, and of attacks on them: an abstention is not another answer."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
+
+from certify_helpers import written
+
+from audiopure.evaluation.reproduce.jobs import keep
 
 SETTINGS = [{"name": "waveform", "system": "digits", "sigma": 0.1}]
 
@@ -52,3 +58,20 @@ def test_abstentions_and_changed_answers_stand_apart(module: Any) -> None:
     assert ["waveform", "0.1", "4", always, "Qin, 2", "", once, once, half] in rows
     assert ["noise", "", "1", "90", "0.5", "none", "30", "", ""] in rows
     assert "within a certified radius: 1." in text
+
+
+def test_more_draws_stand_beside_fewer_on_the_same_clips(
+    module: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    tables = module("certificate_tables")
+    monkeypatch.setattr(tables, "RECORDS", tmp_path / "certificates")
+    monkeypatch.setattr(tables, "FINDINGS", tmp_path / "findings")
+    assert tables.draws(None) == ""
+    few, many = written([1.1, 0.2, 1.3, 1.4], 100), written([1.6, 0.2], 1000)
+    for name, one in (("smoothadv-0.5", few), ("many-draws-0.5", many)):
+        keep(json.loads(one.model_dump_json(by_alias=True)), tmp_path / "certificates" / f"{name}.json")
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in tables.draws(None).splitlines()]
+    half = "50 [1, 99]"
+    none = "0 [0, 84]"
+    assert rows[2][1:] == ["2", "100", "200", "100 [16, 100]", half, half, half, half, none, none, none]
+    assert rows[3][1:] == ["2", "1,000", "2,000", "100 [16, 100]", half, half, half, half, half, half, none]

@@ -11,12 +11,12 @@ import time
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from card_factory import condition, curve, full_card, make_card, share
+from certify_helpers import written
 from scipy.stats import beta
 from torch import Tensor, nn
 
@@ -206,35 +206,10 @@ def test_systems_without_draws_are_level_lines(tmp_path: Path) -> None:
     assert "none 20 % (L2)" in alt and "50 % (L2)" in alt and "30 clips" in words
 
 
-def certificates(radii: list[float], n: int, sigma: float = 0.5, precision: str = "bf16") -> Certificates:
-    clip = {"label": "one", "guess": "one", "implied": {}, "p": 0.9, "q": 0.1, "n": n, "counts": {}}
-    clip |= {"explained": None, "seconds": 0.0, "answer": "one"}
-    facts: dict[str, Any] = {"name": "sc09", "split": "test", "clips": len(radii), "of": 9}
-    return Certificates.model_validate(
-        {
-            "command": "",
-            "versions": {},
-            "machine": {},
-            "settings": {"n": n, "alpha": 0.001, "sigma": sigma, "precision": precision},
-            "data": facts | {"note": None, "shard": None},
-            "weights": {},
-            "labels": ["one"],
-            "object": "waveform",
-            "unit": "1",
-            "norm": "L2",
-            "confidence": 0.999,
-            "seconds": 0.0,
-            "draws": 1,
-            "clips": [clip | {"id": str(k), "radius": radius} for k, radius in enumerate(radii)],
-            "curve": [],
-        }
-    )
-
-
 def test_certified_rows_have_their_own_clips_draws_and_intervals(tmp_path: Path) -> None:
     found: Mapping[str, Certificates] = {
-        "vanilla-0.5": certificates([0.1, 0.6, 0.8, 2.0], 10_000),
-        "one-shot-0.5": certificates([0.1] * 10, 500),
+        "vanilla-0.5": written([0.1, 0.6, 0.8, 2.0], 10_000),
+        "one-shot-0.5": written([0.1] * 10, 500),
     }
     for name, one in found.items():
         keep(json.loads(one.model_dump_json(by_alias=True)), tmp_path / "certificates" / f"{name}.json")
@@ -249,8 +224,8 @@ def test_certified_rows_have_their_own_clips_draws_and_intervals(tmp_path: Path)
 
 def test_the_envelope_has_the_best_sigma_and_says_what_is_lacking(tmp_path: Path) -> None:
     found = {
-        "fine-tuned-0.1": certificates([0.2, 0.2, 0.2, 0.05], 1000, 0.1),
-        "fine-tuned-0.5": certificates([1.1, 0.9, 0.0, 0.0], 1000, 0.5, "fp32"),
+        "fine-tuned-0.1": written([0.2, 0.2, 0.2, 0.05], 1000, 0.1),
+        "fine-tuned-0.5": written([1.1, 0.9, 0.0, 0.0], 1000, 0.5, "fp32"),
     }
     records, picture = tmp_path / "records", tmp_path / "envelope.svg"
     assert certified_tables.enveloped(records) == "Not run."
