@@ -195,14 +195,15 @@ def trials(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Cosines of each embedding with its speaker's centroid without it, and with all other centroids.
 
-    Shape: (n, D) -> (n,), (n (S - 1),). Each speaker has two embeddings or more.
+    Shape: (n, D) -> (m,), (n (S - 1),), m of speakers with two embeddings or more.
     """
     names = sorted(set(speakers))
     index = np.array([names.index(name) for name in speakers])
     sums = np.stack([embeddings[index == k].sum(0) for k in range(len(names))])
     cosines = embeddings @ (sums / np.linalg.norm(sums, axis=1, keepdims=True)).T
     rest = sums[index] - embeddings
-    own = (embeddings * rest).sum(1) / np.linalg.norm(rest, axis=1)
+    several = np.bincount(index)[index] > 1  # without its only sentence a speaker has no centroid
+    own = (embeddings * rest).sum(1)[several] / np.linalg.norm(rest[several], axis=1)
     return own, cosines[index[:, None] != np.arange(len(names))]
 
 
