@@ -98,11 +98,16 @@ class AdversarialRecipe(RecogniserRecipe):
         found = {
             name: self.hear(model, sound, noise.fresh(2)).argmax(1) == target for name, sound in heard.items()
         }
-        found["loss"] = self.objective(model, wave, goal, noise.fresh(3)).expand(len(wave))
+        found |= self.terms(model, wave, goal, noise.fresh(3))
+        return {name: value.detach().expand(len(wave)) for name, value in found.items()}
+
+    def terms(self, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise) -> dict[str, Tensor]:
+        """The loss, and what a method is known by beside it: scalars, or one for each clip."""
+        found = {"loss": self.objective(model, wave, targets, noise)}
         if self.config.method == "jacobian":
-            _, found["slope"] = logits_and_slope(self, model, wave, noise.fresh(3))
+            _, found["slope"] = logits_and_slope(self, model, wave, noise)
             found["penalty"] = self.config.slope * found["slope"]
-        return {name: value.detach() for name, value in found.items()}
+        return found
 
     def hear(self, model: nn.Module, wave: Tensor, noise: SeededNoise) -> Tensor:
         """Logits in float32, through the defence if there is one."""

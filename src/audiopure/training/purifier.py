@@ -108,15 +108,12 @@ class PurifierRecipe(AdversarialRecipe):
             unit = (front.sigma if gain is None else front.sigma / gain[:, 0]) ** 2
         return found + self.config.error * torch.log(apart / unit + 1e-3).mean()
 
-    def _measured(
-        self, model: nn.Module, wave: Tensor, target: Tensor, noise: SeededNoise
-    ) -> dict[str, Tensor]:
+    def terms(self, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise) -> dict[str, Tensor]:
         """For "ssp" also both terms of the loss."""
-        found = super()._measured(model, wave, target, noise)
-        if self.config.method == "ssp":
-            terms = self._ssp(model, wave, noise.fresh(3))
-            found |= {name: x.expand(len(wave)) for name, x in zip(("audio", "feature"), terms, strict=True)}
-        return found
+        if self.config.method != "ssp":
+            return super().terms(model, wave, targets, noise)
+        audio, feature = self._ssp(model, wave, noise)
+        return {"loss": audio + feature, "audio": audio, "feature": feature}
 
     def _ssp(self, model: nn.Module, wave: Tensor, noise: SeededNoise) -> tuple[Tensor, Tensor]:
         """Both terms of S25, S26 and weighted S27, for clips that S23 and S24 have perturbed."""
