@@ -1,22 +1,24 @@
-"""Certificates of all methods behind one denoiser: each draw is denoised once, every recogniser hears it.
+"""All certificates behind one denoiser: each draw is denoised once, every recogniser hears it.
 
     python benchmarks/certificates_together.py --data PATH/sc09 --work FOLDER [--only NAME ...] [--workers N]
 
-Folders and records are those of certificates.py, and so is every number in them, as the draws of a clip
-depend on nothing but its seed; either goes on where the other was cut off. Only the seconds differ: a draw's
-denoising counts for the method that hears it first. Needs 0.7 GB of memory a process.
+Methods that differ in nothing but the recogniser go together, and so do kinds of certificates. Folders and
+records are those of certificates.py, and so is every number in them, as the draws of a clip depend on nothing
+but its seed; either goes on where the other was cut off. Only the seconds differ: a draw's denoising counts
+for what hears it first. Needs 0.7 GB of memory a process.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import torch
-from certificates import EVERY_SIGMA
+from certificates import jobs
 from common import asked, certificates_parser, place, prepare
 from torch import Tensor
 
@@ -26,10 +28,10 @@ from audiopure.evaluation.certified import run
 from audiopure.evaluation.certified.engine import Certification
 from audiopure.evaluation.certified.settings import CertifySettings
 from audiopure.evaluation.crew import share
-from audiopure.evaluation.reproduce.certified_tables import jobs
 from audiopure.evaluation.reproduce.jobs import Job, Place, collect, missing
 
 KEY = 4  # samples that tell one noisy version from another
+HEARING = {"system", "certificate"}  # options that change nothing about what is heard
 
 
 @dataclass
@@ -88,12 +90,21 @@ def main() -> int:
     options = certificates_parser(__doc__).parse_args()
     prepare(1)
     where = place("certificates", options)
-    for sigma in EVERY_SIGMA:
-        every = jobs(options.weights, (sigma,), options.precision)
-        behind = [job for job in every if job.options["system"].startswith("small+")]
-        if chosen := missing(asked(behind, options), where):
-            certify(chosen, where)
+    every = jobs(options.weights, options.precision)
+    for chosen in groups(missing(asked(every, options), where)):
+        certify(chosen, where)
     return 0
+
+
+def groups(every: Sequence[Job]) -> Iterator[list[Job]]:
+    """What hears the same draws, behind the compact one-shot denoiser."""
+    behind = [j for j in every if j.options["system"].startswith("small+") and "denoise" not in j.options]
+    for _, group in groupby(sorted(behind, key=_heard), _heard):
+        yield list(group)
+
+
+def _heard(job: Job) -> list[tuple[str, str]]:
+    return sorted((name, word) for name, word in job.options.items() if name not in HEARING)
 
 
 def certify(chosen: Sequence[Job], where: Place) -> None:
