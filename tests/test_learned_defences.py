@@ -376,7 +376,8 @@ def test_attacked_clips_are_kept_and_those_of_another_origin_are_not_used(root: 
 
     first = recipe()
     batches, heard = [first.batch(step) for step in range(3)], first.heard
-    files = sorted(path.name for path in tmp_path.iterdir())
+    kept = tmp_path / "crafted"
+    files = sorted(path.name for path in kept.iterdir())
     assert files == ["train-0.safetensors", "validation.safetensors"]
 
     again = recipe()
@@ -388,7 +389,7 @@ def test_attacked_clips_are_kept_and_those_of_another_origin_are_not_used(root: 
     other = recipe(eps=0.001)
     spoiled, clean = other.batch(0)
     assert float((spoiled - clean).abs().max()) <= 0.001 + 1e-7
-    path = tmp_path / "train-0.safetensors"
+    path = kept / "train-0.safetensors"
     path.write_bytes(path.read_bytes()[:100])
     assert all(torch.equal(a, b) for a, b in zip(recipe().batch(0), batches[0], strict=True))
 

@@ -103,11 +103,11 @@ class AdversarialRecipe(RecogniserRecipe):
 
     def terms(self, model: nn.Module, wave: Tensor, targets: Tensor, noise: SeededNoise) -> dict[str, Tensor]:
         """The loss, and what a method is known by beside it: scalars, or one for each clip."""
-        found = {"loss": self.objective(model, wave, targets, noise)}
-        if self.config.method == "jacobian":
-            _, found["slope"] = logits_and_slope(self, model, wave, noise)
-            found["penalty"] = self.config.slope * found["slope"]
-        return found
+        if self.config.method != "jacobian":
+            return {"loss": self.objective(model, wave, targets, noise)}
+        logits, slope = logits_and_slope(self, model, wave, noise)
+        penalty = self.config.slope * slope
+        return {"loss": cross_entropy(logits, targets) + penalty, "slope": slope, "penalty": penalty}
 
     def hear(self, model: nn.Module, wave: Tensor, noise: SeededNoise) -> Tensor:
         """Logits in float32, through the defence if there is one."""

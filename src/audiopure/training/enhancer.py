@@ -79,9 +79,9 @@ class EnhancerRecipe(AugmentedClips):
         self.keep_held_out(HELD_OUT)
 
     def keep_in(self, folder: Path) -> None:
-        """Keep attacked clips there, for a run that goes on after it was killed."""
+        """Keep attacked clips in the run's folder, for a run that goes on after it was killed."""
         made = (self.audio, hub.digest(self.config.recogniser), self.config.model_dump_json())
-        self.crafted = Crafted(folder, hashlib.sha256(repr(made).encode()).hexdigest())
+        self.crafted = Crafted(folder / "crafted", hashlib.sha256(repr(made).encode()).hexdigest())
 
     @cached_property
     def heard(self) -> Tensor:

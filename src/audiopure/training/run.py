@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -45,6 +45,15 @@ class Stored(Recipe, Protocol):
 
     def product(self, model: nn.Module) -> nn.Module:
         """What of the trained network is stored."""
+        ...
+
+
+@runtime_checkable
+class Keeping(Protocol):
+    """A recipe that makes things on its way which a resumed run goes on with."""
+
+    def keep_in(self, folder: Path) -> None:
+        """Keep them in the run's folder."""
         ...
 
 
@@ -88,8 +97,8 @@ def run(
     entry = RECIPES[name]
     config = read_config(config_path, entry.config)
     recipe = entry.recipe(config, root)
-    if isinstance(recipe, EnhancerRecipe):
-        recipe.keep_in(folder / "crafted")
+    if isinstance(recipe, Keeping):
+        recipe.keep_in(folder)
     inputs = {"audio": recipe.audio, "weights": _weights(config)}
     if team().leads:
         _begin(folder, config_path, inputs)
