@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from audiopure.certification.representations import WAVEFORM
+from audiopure.certification.scores import CHOICES
 from audiopure.certification.units import OCTAVES
 from audiopure.evaluation.certified import words
 from audiopure.evaluation.certified.record import Certificates, ClipCertificate, certified
@@ -141,10 +142,11 @@ def more(_: object) -> str:
         for path in sorted(RECORDS.glob(f"{kind}-*.json"), key=lambda p: float(p.stem.rpartition("-")[2])):
             rec = Certificates.model_validate_json(path.read_bytes())
             facts = [f"{rec.settings['sigma']:g}", *_size(rec), rec.norm]
-            body.append([kind, *facts, *(_cell(rec, r) for r in radii), f"{rec.mean_radius:.3f}"])
+            decides = "mean probability" if rec.settings["certificate"] in CHOICES else "votes"
+            body.append([kind, decides, *facts, *(_cell(rec, r) for r in radii), f"{rec.mean_radius:.3f}"])
     if not body:
         return ""
-    heads = ["run", "sigma", *SIZE, "norm", *(f"r = {r:g}" for r in radii)]
+    heads = ["run", "decided by", "sigma", *SIZE, "norm", *(f"r = {r:g}" for r in radii)]
     return table([*heads, "mean radius"], body)
 
 
@@ -186,7 +188,7 @@ def shapes(_: object) -> str:
             told = [clips[n].explained for n in both]
             found = [e for e in told if e is not None]
             shape = rec.settings.get("shape") or "white"
-            cells = [f"{rec.settings['sigma']:g}", str(count), _percent(c.right for c in clips)]
+            cells = [f"{rec.settings['sigma']:g}", str(count), percent(c.right for c in clips)]
             levels = [
                 f"{words.median([e.octaves[hz] for e in found]):.1f}" if found else "" for hz in OCTAVES
             ]
@@ -206,8 +208,8 @@ def speakers(record: dict[str, Any]) -> str:
         for name in ("vote", "identify", "hoeffding", "accept", "reject"):
             radii = [line[name] for line in lines if line[name] > 0]
             middle = f"<br>{words.median(radii):.4f}" if radii else ""
-            cells.append(_percent(line[name] > 0 for line in lines) + middle)
-        cells += [_percent(line["vote"] >= radius for line in lines) for radius in VOICES]
+            cells.append(percent(line[name] > 0 for line in lines) + middle)
+        cells += [percent(line["vote"] >= radius for line in lines) for radius in VOICES]
         body.append([base, f"{sigma:g}", str(len(lines)), *cells])
     heads = [
         "encoder",
@@ -231,54 +233,17 @@ def speakers(record: dict[str, Any]) -> str:
 
 def agreements(record: dict[str, Any]) -> str:
     """On what share of draws bf16 and fp32 give the same label, by base and sigma."""
-    body = [
-        [line["base"], f"{line['sigma']:g}", str(line["draws"]), f"{100 * line['same'] / line['draws']:.1f}"]
-        for line in record["agreements"]
-    ]
-    return table(["base or object", "sigma", "draws", "bf16 as fp32, %"], body)
+    body = []
+    for line in record["agreements"]:
+        share = f"{100 * line['same'] / line['draws']:.1f}"
+        body.append([f"`{line['system']}`", line["base"], f"{line['sigma']:g}", str(line["draws"]), share])
+    heads = ["system", "base or object", "sigma", "draws", "bf16 as fp32, %"]
+    machine = record["machine"]
+    note = f"{record['clips']} clips of `{record['data']}`, {machine['device']}, PyTorch {machine['torch']}."
+    return f"{table(heads, body)}\n\n{note}"
 
 
-def attacks(record: dict[str, Any]) -> str:
-    """What PGD leaves of smoothed classifiers, beside what is certified; heuristics have no certificate."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for line in record["lines"]:
-        groups.setdefault(line["setting"], []).append(line)
-    body, known = [], {setting["name"]: setting for setting in record["settings"]}
-    for name, lines in groups.items():
-        count = [f"{known[name]['sigma']:g}" if name in known else "", str(len(lines))]
-        if lines[0]["shares"]:
-            clean, *names = lines[0]["shares"]
-            mean = {key: sum(line["shares"][key] for line in lines) / len(lines) for key in (clean, *names)}
-            shares = {key: f"{100 * value:.0f}" for key, value in mean.items()}
-            body += [[name, *count, shares[clean], key, "none", shares[key], "", ""] for key in names]
-            continue
-        clean = _percent(line["clean"] == line["label"] for line in lines)
-        for attack in lines[0]["answers"]:
-            found = [line["answers"][attack] for line in lines]
-            size, certain = attack, ""
-            if attack == "qin":
-                size = f"Qin, {words.median([line['distance'] for line in lines]):.2g}"
-            else:
-                certain = _percent(
-                    line["certified"] == line["label"] and line["radius"] >= float(attack) for line in lines
-                )
-            both = list(zip(found, lines, strict=True))
-            right = [one == line["label"] for one, line in both]
-            other = [None not in (one, line["clean"]) and one != line["clean"] for one, line in both]
-            told = [_percent(right), _percent(one is None for one in found), _percent(other)]
-            body.append([name, *count, clean, size, certain, *told])
-    heads = ["object or defence", "sigma", "clips", "clean, %", "L2 radius", "certified, %"]
-    wrong = sum(len(line["contradicted"]) for line in record["lines"])
-    systems = "; ".join(f"{name} of `{setting['system']}`" for name, setting in known.items())
-    note = (
-        f"{systems}. Under attack PREDICT is right, abstains, or changes from one answer to another; of a "
-        "heuristic defence the share of fresh passes that are right. Other answers within a certified "
-        f"radius: {wrong}."
-    )
-    return table([*heads, "right, %", "abstains, %", "changed, %"], body) + f"\n\n{note}"
-
-
-def _percent(values: Iterable[bool]) -> str:
+def percent(values: Iterable[bool]) -> str:
     """A share of clips with its interval."""
     found = list(values)
     return whole(proportion(sum(found), len(found)))

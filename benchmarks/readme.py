@@ -18,6 +18,7 @@ import attack_tables
 import certificate_tables
 import finding_tables
 import paper_tables
+import smoothed_tables
 import tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,12 +60,12 @@ BLOCKS: Mapping[str, tuple[str | None, Callable[[dict[str, Any]], str]]] = {
     "certificates-meaning": (None, certificate_tables.meanings),
     "certificates-objects": (None, certificate_tables.objects),
     "certificates-speakers": ("certified-speakers", certificate_tables.speakers),
-    "certificates-attacks": ("smoothed-attacks", certificate_tables.attacks),
+    "certificates-attacks": ("smoothed-attacks", smoothed_tables.attacks),
     "certificates-more": (None, certificate_tables.more),
     "certificates-draws": (None, certificate_tables.draws),
     "certificates-shapes": (None, certificate_tables.shapes),
     "certify-speed": ("certify-speed", tables.certify_speed),
-    "certify-agreement": ("certify-speed", certificate_tables.agreements),
+    "certify-agreement": ("certify-agreement", certificate_tables.agreements),
     **paper_tables.BLOCKS,
 }
 

@@ -3,19 +3,20 @@
 At each object PGD climbs the mean probability of wrong labels through the sampled noise, at several radii;
 what it found is put to PREDICT, which is right, abstains or has another answer. A certificate promises that
 the answer wins, not that PREDICT can tell: only another answer within a certified radius contradicts one. At
-the waveform also Qin's attack, and heuristic defences without a certificate. Resumable: a line for each clip
-in the folder --work.
+the waveform also Qin's attack, and heuristic defences without a certificate. Certificates are those of
+certificates.py, of the same clips. Resumable: a line for each clip in the folder --work.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from common import journal_of, machine, prepare, write_json
+from common import RESULTS, journal_of, machine, prepare, write_json
 from pydantic import BaseModel
 from rich.progress import track
 from torch import Tensor, nn
@@ -23,50 +24,76 @@ from torch import Tensor, nn
 from audiopure.attacks import Pgd
 from audiopure.attacks.qin import Qin
 from audiopure.certification.expected import ExpectedScores
-from audiopure.certification.procedures import Certify, Predict
+from audiopure.certification.procedures import Predict
 from audiopure.certification.smoothing import Sampler, Smoothed
+from audiopure.choices import DEFENCES, choose
 from audiopure.defences.proportional import ProportionalNoise
+from audiopure.defended import takes
+from audiopure.errors import InputError
+from audiopure.evaluation.certified.record import Certificates
 from audiopure.evaluation.certified.settings import CertifySettings, smoothed
 from audiopure.evaluation.clips import Clips, item_of, load_clips
 from audiopure.evaluation.journal import Journal
 from audiopure.noise import NoiseSource, SeededNoise
 from audiopure.padding import at_least
-from audiopure.systems import System, load_system
+from audiopure.psychoacoustics import distance_above_mask, share_above_mask
+from audiopure.systems import load_system
 
-DRAWS, PREDICT = 1000, 500
-PASSES = 10  # fresh passes of a heuristic defence
+PREDICT = 500  # draws of an answer
+PASSES = 10  # fresh passes of a heuristic defence that is random
 
 
 class Setting(NamedTuple):
+    """A smoothed system under PGD.
+
+    Attributes:
+        name: of its rows.
+        record: its certificates, in benchmarks/results/certificates.
+        radii: of the attack.
+    """
+
     name: str
-    system: str
-    object: str
-    sigma: float
+    record: str
     radii: tuple[float, ...]
 
 
+WAVE = (0.05, 0.1, 0.25, 0.5)
 SETTINGS = (
-    Setting("waveform", "small+digits-denoised", "waveform", 0.1, (0.05, 0.1, 0.25, 0.5)),
-    Setting("spectrogram", "digits", "spectrogram", 1.0, (0.5, 1.0, 2.0, 4.0)),
-    Setting("filterbank", "digits", "filterbank", 0.25, (0.25, 0.5, 1.0, 2.0)),
-    Setting("log-mel", "digits", "log-mel", 8.0, (4.0, 8.0, 16.0, 32.0)),
+    Setting("waveform, purified", "fine-tuned-0.1", WAVE),
+    Setting("waveform", "vanilla-0.1", WAVE),
+    Setting("spectrogram", "spectrogram-1", (0.5, 1.0, 2.0, 4.0)),
+    Setting("filterbank", "filterbank-0.25", (0.25, 0.5, 1.0, 2.0)),
+    Setting("log-mel", "log-mel-8", (4.0, 8.0, 16.0, 32.0)),
 )
-HEURISTICS = {"noise by the mask, k = 1": 0.0, "noise by the mask, k = 0.1": -1.0}
+HEURISTICS: dict[str, Callable[[], nn.Module]] = {
+    "none": nn.Identity,
+    "noise by the mask, k = 1": partial(ProportionalNoise, 0.0),
+    "noise by the mask, k = 0.1": partial(ProportionalNoise, -1.0),
+    "median": partial(choose, "defence", DEFENCES, "median"),
+    "quantise": partial(choose, "defence", DEFENCES, "quantise"),
+    "mp3": partial(choose, "defence", DEFENCES, "mp3"),
+}
+
+
+KEPT = ("system", "object", "sigma", "precision", "n", "alpha")  # of a record's settings
 
 
 class Line(BaseModel):
-    """One clip under a setting.
+    """One clip under a setting, or a heuristic defence.
 
     Attributes:
+        attack: "pgd" or "qin".
         label: the clip's.
         certified: the certificate's answer, None where it abstains; radius: its own, whether right or wrong.
         clean: PREDICT's answer without an attack, None where it abstains.
         answers: attack, named by its radius, or "qin" -> PREDICT's answer to what it found.
-        distance: L2 norm of what Qin's attack changed.
+        distance: L2 norm of what Qin's attack changed; above: dB above the masking threshold; heard: the
+            share of time and frequency above it.
         shares: of a heuristic defence, attack -> share of fresh passes that are still right.
     """
 
     setting: str
+    attack: str = "pgd"
     clip: str
     label: int
     certified: int | None = None
@@ -74,6 +101,8 @@ class Line(BaseModel):
     clean: int | None = None
     answers: dict[str, int | None] = {}
     distance: float | None = None
+    above: float | None = None
+    heard: float | None = None
     shares: dict[str, float] = {}
 
     @property
@@ -90,19 +119,20 @@ class Line(BaseModel):
 class Lines(Journal[Line]):
     kind = Line
 
-    def key(self, line: Line) -> tuple[str, str]:
-        return line.setting, line.clip
+    def key(self, line: Line) -> tuple[str, str, str]:
+        return line.setting, line.attack, line.clip
 
 
 class Behind(nn.Module):
-    """A recogniser behind a defence that draws noise."""
+    """A recogniser behind a defence."""
 
     def __init__(self, defence: nn.Module, recogniser: nn.Module):
         super().__init__()
         self.defence, self.recogniser = defence, recogniser
+        self.random = takes(defence, "noise")
 
     def forward(self, x: Tensor, *, noise: NoiseSource) -> Tensor:
-        return self.recogniser(self.defence(x, noise=noise))
+        return self.recogniser(self.defence(x, noise=noise) if self.random else self.defence(x))
 
 
 def main() -> None:
@@ -111,31 +141,76 @@ def main() -> None:
     parser.add_argument("--work", required=True, type=Path)
     parser.add_argument("--clips", type=int, default=50)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("-o", "--out", type=Path, default=Path("benchmarks/results/smoothed-attacks.json"))
+    parser.add_argument("-o", "--out", type=Path, default=RESULTS / "smoothed-attacks.json")
     options = parser.parse_args()
     prepare(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
-    weights = [dict(load_system(setting.system).weights) for setting in SETTINGS]
-    facts = SETTINGS, HEURISTICS, DRAWS, PREDICT, PASSES, weights
+    records = {setting.name: certificates(setting.record) for setting in SETTINGS}
+    facts = PREDICT, PASSES, [records[setting.name].weights for setting in SETTINGS]
     journal = Lines(journal_of(options.work / "smoothed-attacks.jsonl", *facts))
     known = {journal.key(line) for line in journal.read()}
     for setting in SETTINGS:
-        system = load_system(setting.system)
+        record = records[setting.name]
+        victim = Victim.of(record)
+        system = load_system(record.settings["system"])
         clips = load_clips(options.data, system.undefended, options.clips, 0)
-        settings = CertifySettings(system=setting.system, object=setting.object, sigma=setting.sigma)
-        model = smoothed(settings, system)
-        for name, wave, target in track(list(seconds(clips)), description=setting.name):
-            if (setting.name, name) not in known:
-                journal.append([attacked(setting, model, wave, target, name)])
-    for name, factor in HEURISTICS.items():
-        system = load_system("digits")
-        clips = load_clips(options.data, system.undefended, options.clips, 0)
+        attacks: dict[str, Attacked] = {"pgd": partial(climbed, setting.radii)}
+        if record.settings["object"] == "waveform":
+            attacks["qin"] = hidden
+        for attack, run in attacks.items():
+            for clip, wave, target in track(list(seconds(clips)), description=f"{setting.name}, {attack}"):
+                if (setting.name, attack, clip) not in known:
+                    line = Line(setting=setting.name, attack=attack, clip=clip, label=target)
+                    journal.append([run(victim, wave, victim.certified(line))])
+    for name, make in HEURISTICS.items():
+        recogniser = load_system("digits").undefended
+        clips = load_clips(options.data, recogniser, options.clips, 0)
         for clip, wave, target in track(list(seconds(clips)), description=name):
-            if (name, clip) not in known:
-                journal.append([heuristic(name, factor, system, wave, target, clip)])
-    lines = [line.model_dump() | {"contradicted": line.contradicted} for line in journal.read()]
-    settings = [setting._asdict() for setting in SETTINGS]
+            if (name, "pgd", clip) not in known:
+                line = Line(setting=name, clip=clip, label=target)
+                journal.append([heuristic(Behind(make(), recogniser).eval(), wave, line)])
+    order = [*records, *HEURISTICS]
+    found = sorted(journal.read(), key=lambda line: (order.index(line.setting), line.attack))
+    lines = [line.model_dump() | {"contradicted": line.contradicted} for line in found]
+    settings = [
+        {"name": setting.name, **{key: records[setting.name].settings[key] for key in KEPT}}
+        for setting in SETTINGS
+    ]
     write_json(options.out, {"machine": machine(), "settings": settings, "lines": lines})
+
+
+def certificates(name: str) -> Certificates:
+    """A record of certificates.py."""
+    path = RESULTS / "certificates" / f"{name}.json"
+    if not path.is_file():
+        raise SystemExit(f"{path} is missing: run certificates.py --only {name}")
+    return Certificates.model_validate_json(path.read_bytes())
+
+
+class Victim(NamedTuple):
+    """A smoothed system and its certificates."""
+
+    model: Smoothed
+    labels: tuple[str, ...]
+    record: Certificates
+
+    @classmethod
+    def of(cls, record: Certificates) -> Victim:
+        """The system that a record certifies; InputError if it has other weights by now."""
+        settings = {key: record.settings[key] for key in ("system", "object", "sigma", "precision")}
+        system = load_system(settings["system"])
+        if dict(system.weights) != dict(record.weights):
+            raise InputError(f"{settings['system']} has other weights than those that were certified")
+        return cls(smoothed(CertifySettings(**settings), system), system.labels, record)
+
+    def certified(self, line: Line) -> Line:
+        """With the clip's certificate."""
+        found = next(clip for clip in self.record.clips if clip.id == line.clip)
+        answer = None if found.answer is None else self.labels.index(found.answer)
+        return line.model_copy(update={"certified": answer, "radius": found.radius})
+
+
+Attacked = Callable[[Victim, Tensor, Line], Line]
 
 
 def seconds(clips: Clips) -> Iterator[tuple[str, Tensor, int]]:
@@ -144,33 +219,37 @@ def seconds(clips: Clips) -> Iterator[tuple[str, Tensor, int]]:
         yield name, at_least(wave, 16_000), target
 
 
-def attacked(setting: Setting, model: Smoothed, wave: Tensor, target: int, name: str) -> Line:
-    item = item_of(name)
-    certificate = model.certify(wave, Certify(n=DRAWS), seed=0, item=item)
-    line = Line(
-        setting=setting.name,
-        clip=name,
-        label=target,
-        certified=certificate.label,
-        radius=certificate.radius,
-        clean=model.predict(wave, Predict(PREDICT), seed=1, item=item),
-    )
+def climbed(radii: tuple[float, ...], victim: Victim, wave: Tensor, line: Line) -> Line:
+    """PGD at the object, at each radius."""
+    model, item = victim.model, item_of(line.clip)
+    clean = model.predict(wave, Predict(PREDICT), seed=1, item=item)
     found = model.object(wave)
-    climbed = ExpectedScores(model, tuple(found.shape), scale=4 * float(found.abs().max()), draws=4)
-    x, label = climbed.flat(found[None]), torch.tensor([target])
-    for radius in setting.radii:
-        eps = radius / climbed.scale
+    mean = ExpectedScores(model, tuple(found.shape), scale=4 * float(found.abs().max()), draws=4)
+    x, label = mean.flat(found[None]), torch.tensor([line.label])
+    answers = {}
+    for radius in radii:
+        eps = radius / mean.scale
         attack = Pgd(norm="l2", eps=eps, steps=20, eot=2, step_size=eps / 2, momentum=0.75, bits=None)
-        result = attack(climbed, x, label, noise=SeededNoise(2).for_items([item]))
-        line.answers[f"{radius:g}"] = answer(model, climbed.whole(result.adversarial)[0], item)
-    if setting.name == "waveform":
-        whole = ExpectedScores(model, (16_000,), draws=4)
-        result = Qin(sample_rate=16_000, eot=2)(
-            whole, wave[None], label, noise=SeededNoise(2).for_items([item])
-        )
-        line.answers["qin"] = answer(model, result.adversarial[0], item)
-        line.distance = float((result.adversarial[0] - wave).norm())
-    return line
+        result = attack(mean, x, label, noise=SeededNoise(2).for_items([item]))
+        answers[f"{radius:g}"] = answer(model, mean.whole(result.adversarial)[0], item)
+    return line.model_copy(update={"clean": clean, "answers": answers})
+
+
+def hidden(victim: Victim, wave: Tensor, line: Line) -> Line:
+    """Qin's attack at the waveform."""
+    model, item = victim.model, item_of(line.clip)
+    mean, label = ExpectedScores(model, (16_000,), draws=4), torch.tensor([line.label])
+    attack = Qin(sample_rate=16_000, eot=2)
+    found = attack(mean, wave[None], label, noise=SeededNoise(2).for_items([item])).adversarial
+    return line.model_copy(
+        update={
+            "clean": model.predict(wave, Predict(PREDICT), seed=1, item=item),
+            "answers": {"qin": answer(model, found[0], item)},
+            "distance": float((found[0] - wave).norm()),
+            "above": float(distance_above_mask(wave[None], found, 16_000)),
+            "heard": float(share_above_mask(wave[None], found, 16_000)),
+        }
+    )
 
 
 def answer(model: Smoothed, found: Tensor, item: int) -> int | None:
@@ -178,23 +257,24 @@ def answer(model: Smoothed, found: Tensor, item: int) -> int | None:
     return Predict(PREDICT)(Sampler(model.base, model.law, found, 3, item))
 
 
-def heuristic(name: str, factor: float, system: System, wave: Tensor, target: int, clip: str) -> Line:
-    """An empirical defence under PGD through its noise, by the mean over fresh passes."""
-    model = Behind(ProportionalNoise(factor), system.undefended).eval()
-    item, label = item_of(clip), torch.tensor([target])
+def heuristic(model: Behind, wave: Tensor, line: Line) -> Line:
+    """An empirical defence under PGD through it and its noise, by the mean over fresh passes."""
+    item, label = item_of(line.clip), torch.tensor([line.label])
+    passes = PASSES if model.random else 1
 
     def share(x: Tensor, seed: int) -> float:
         source = SeededNoise(seed).for_items([item])
         with torch.inference_mode():
-            answers = [int(model(x, noise=source.fresh(k)).argmax()) for k in range(PASSES)]
-        return answers.count(target) / PASSES
+            answers = [int(model(x, noise=source.fresh(k)).argmax()) for k in range(passes)]
+        return answers.count(line.label) / passes
 
-    line = Line(setting=name, clip=clip, label=target, shares={"clean": share(wave[None], 1)})
-    for radius in SETTINGS[0].radii:
-        attack = Pgd(norm="l2", eps=radius, steps=20, eot=4, step_size=radius / 2, momentum=0.75)
+    shares = {"clean": share(wave[None], 1)}
+    for radius in WAVE:
+        eot, step = 4 if model.random else 1, radius / 2
+        attack = Pgd(norm="l2", eps=radius, steps=20, eot=eot, step_size=step, momentum=0.75)
         result = attack(model, wave[None], label, noise=SeededNoise(2).for_items([item]))
-        line.shares[f"{radius:g}"] = share(result.adversarial, 3)
-    return line
+        shares[f"{radius:g}"] = share(result.adversarial, 3)
+    return line.model_copy(update={"shares": shares})
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from certify_helpers import written
 
 from audiopure.evaluation.reproduce.jobs import keep
 
-SETTINGS = [{"name": "waveform", "system": "digits", "sigma": 0.1}]
+SETTINGS = [{"name": "waveform", "system": "digits", "sigma": 0.2, "n": 10_000, "alpha": 0.001}]
 
 
 def test_only_another_answer_within_the_radius_contradicts_a_certificate(module: Any) -> None:
@@ -33,8 +33,11 @@ def test_an_answer_that_was_wrong_without_the_attack_is_not_changed(module: Any)
         {"clip": "c", "clean": 1, "answers": {"4": 2}},  # from a wrong to the right one
     ]
     lines = [module("smoothed_attacks").Line(**facts, **one).model_dump() for one in found]
-    text = module("certificate_tables").attacks(
-        {"settings": [], "lines": [x | {"contradicted": []} for x in lines]}
+    text = module("smoothed_tables").attacks(
+        {
+            "settings": [SETTINGS[0] | {"name": "log-mel", "sigma": 8.0}],
+            "lines": [x | {"contradicted": []} for x in lines],
+        }
     )
     row = next(row for row in text.splitlines() if row.startswith("| log-mel"))
     assert [cell.strip().split(" ")[0] for cell in row.strip("|").split("|")][6:] == ["33", "0", "33"]
@@ -43,20 +46,29 @@ def test_an_answer_that_was_wrong_without_the_attack_is_not_changed(module: Any)
 def test_abstentions_and_changed_answers_stand_apart(module: Any) -> None:
     line = module("smoothed_attacks").Line
     common: dict[str, Any] = {"setting": "waveform", "label": 2, "certified": 2, "clean": 2}
+    hidden: dict[str, Any] = {"attack": "qin", "distance": 2.0, "above": 12.3, "heard": 0.25}
     found = [
-        line(clip="a", radius=0.6, answers={"0.5": None, "qin": 1}, distance=2.0, **common),
-        line(clip="b", radius=0.6, answers={"0.5": 2, "qin": None}, distance=2.0, **common),
-        line(clip="c", radius=0.1, answers={"0.5": 1, "qin": 1}, distance=2.0, **common),
-        line(clip="d", radius=0.7, answers={"0.5": 0, "qin": 2}, distance=2.0, **common),
+        line(clip="a", radius=0.6, answers={"0.5": None, "0.7": 2}, **common),
+        line(clip="b", radius=0.6, answers={"0.5": 2, "0.7": 2}, **common),
+        line(clip="c", radius=0.1, answers={"0.5": 1, "0.7": 2}, **common),
+        line(clip="d", radius=0.65, answers={"0.5": 0, "0.7": 2}, **common),
+        line(clip="a", radius=0.6, answers={"qin": 1}, **hidden, **common),
+        line(clip="b", radius=0.6, answers={"qin": None}, **hidden, **common),
+        line(clip="c", radius=0.1, answers={"qin": 1}, **hidden, **common),
+        line(clip="d", radius=2.5, answers={"qin": 2}, **hidden, **common),
         line(setting="noise", clip="a", label=2, shares={"clean": 0.9, "0.5": 0.3}),
     ]
     lines = [x.model_dump() | {"contradicted": x.contradicted} for x in found]
-    text = module("certificate_tables").attacks({"settings": SETTINGS, "lines": lines})
+    text = module("smoothed_tables").attacks({"settings": SETTINGS, "lines": lines})
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in text.splitlines()]
     always, most, half, once = "100 [40, 100]", "75 [19, 99]", "50 [7, 93]", "25 [1, 81]"
-    assert ["waveform", "0.1", "4", always, "0.5", most, once, once, half] in rows
-    assert ["waveform", "0.1", "4", always, "Qin, 2", "", once, once, half] in rows
-    assert ["noise", "", "1", "90", "0.5", "none", "30", "", ""] in rows
+    assert ["waveform", "0.2", "4", always, "0.5", most, once, once, half] in rows
+    # with 10,000 draws nothing is certified beyond 3.2 sigma
+    assert any(row[:6] == ["waveform", "0.2", "4", always, "0.7", "–"] for row in rows)
+    assert ["waveform", "0.2", "4", always, "Qin", "", once, once, half] in rows
+    assert ["noise", "", "1", "90 [0, 100]", "0.5", "none", "30 [0, 100]", "", ""] in rows
+    assert "2 in L2, 12.3 dB above the masking threshold, over it in 25 % of time" in text
+    assert "longer than the certified radius for 3 of 4 clips" in text
     assert "within a certified radius: 1." in text
 
 

@@ -48,6 +48,19 @@ def test_the_radius_of_three_labels_is_below_the_distance_to_each_border() -> No
             assert shares(x.numpy() + step).argmax() == 0
 
 
+def test_the_radius_of_a_linear_classifier_of_many_labels_is_where_two_of_them_meet() -> None:
+    """Labels in the order of one direction, the outer two wide: the shares of these meet halfway at last."""
+    borders = torch.tensor([0.3, 0.35, 0.4, 0.45, 0.5])
+    slopes = torch.arange(6.0)
+    model = linear(
+        slopes[:, None] * torch.tensor([[0.6, 0.8]]), torch.cat([torch.zeros(1), -borders.cumsum(0)])
+    )
+    sampler = Sampler(model, Gaussian(SIGMA), torch.zeros(2), seed=0, item=0)
+    alone, pair = (Certify(n=20_000, pair=bounded)(sampler, Gaussian(SIGMA)) for bounded in (False, True))
+    assert alone.label == pair.label == 0
+    assert 0.28 < alone.radius <= 0.3 and 0.37 < pair.radius <= 0.4
+
+
 def test_a_random_base_has_the_certificate_of_its_chances() -> None:
     """h(x) = P(Phi(x + sigma z) > u) = Phi(x / sqrt(1 + sigma^2)): known, and so is where it is 1/2."""
     x = torch.tensor([0.8, 0.0])
@@ -146,6 +159,7 @@ def test_a_smoothed_classifier_certifies_and_answers() -> None:
     clip = 2 * at_margin(model, 0.5)
     certificate = smoothed.certify(clip, Certify(n=2000), seed=0)
     assert certificate.label == smoothed.predict(clip, seed=0) == 0
+    assert certificate.of == "waveform, L2, full scale"
     assert 0.4 < certificate.radius <= 0.5  # of the attenuated clip; so no more for the clip itself
     assert certificate == smoothed.certify(clip, Certify(n=2000), seed=0)
     assert certificate.counts != smoothed.certify(clip, Certify(n=2000), seed=1).counts
@@ -153,6 +167,22 @@ def test_a_smoothed_classifier_certifies_and_answers() -> None:
         smoothed.certify(clip[None], seed=0)
     with pytest.raises(InputError, match="1-Lipschitz"):
         Smoothed(model, Gaussian(SIGMA), before=(nn.Identity(),))  # type: ignore[arg-type]
+
+
+class Torn(nn.Module):
+    """Says label 1 hardly surely on most of the noise, and label 0 surely on the rest."""
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        chance = torch.where(noisy[:, 0] < 0.1, 0.45, 0.999)
+        return torch.stack([chance, 1 - chance], 1).log()
+
+
+def test_answers_are_decided_as_they_are_certified() -> None:
+    """By votes label 1 wins, by the mean probability label 0: each answer has a certificate of its own."""
+    smoothed, clip = Smoothed(Torn(), Gaussian(SIGMA)), torch.zeros(4)
+    by_votes, by_mean = Certify(n=5000), CertifyScores("hockey-stick", n=5000)
+    assert smoothed.certify(clip, by_votes, seed=0).label == smoothed.predict(clip, seed=1) == 1
+    assert smoothed.certify(clip, by_mean, seed=0).label == smoothed.predict(clip, by_mean, seed=1) == 0
 
 
 class Listening(nn.Module):

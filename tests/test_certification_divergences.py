@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.integrate import quad
-from scipy.optimize import LinearConstraint, minimize
+from scipy.optimize import LinearConstraint, linprog, minimize
 
 from audiopure import InputError
 from audiopure.certification.bounds import Sums
@@ -25,7 +25,7 @@ from audiopure.certification.divergences import (
     radius,
 )
 from audiopure.certification.laws import Gaussian
-from audiopure.certification.scores import CHOICES, RenyiBound, full_information
+from audiopure.certification.scores import CHOICES, HockeyBound, KlBound, RenyiBound, full_information
 
 PAIRS = [(0.8, 0.2), (0.99, 0.01), (0.6, 0.1), (0.45, 0.3)]
 
@@ -152,22 +152,54 @@ def known(values: np.ndarray, masses: np.ndarray) -> Sums:
     return Sums(n, n * float(masses @ values), n * float(masses @ values**2))
 
 
-@pytest.mark.parametrize("order", [1.3, 2.0, 5.0])
-def test_the_renyi_bound_of_a_mean_is_that_of_brute_force_optimisation(order: float) -> None:
+# the hockey stick takes it that a score may be -1, and so here one is
+SCORES, MASSES = np.array([-1.0, -0.2, 0.4, 0.7, 0.95]), np.array([0.02, 0.05, 0.13, 0.3, 0.5])
+GRID = np.exp(np.linspace(-3, 3, 400)).tolist()
+
+
+def best_radius(bounds: list[Any]) -> float:
+    return max(bound.radius(known(bound.unit(SCORES), MASSES), 1.0, 0.001) for bound in bounds)
+
+
+@pytest.mark.parametrize("beta", [0.6, 1.0, 2.5])
+def test_the_hockey_stick_bound_of_a_mean_is_that_of_a_linear_programme(beta: float) -> None:
     """At the radius of the best kappa, and not before, a law of that divergence has a mean of 0."""
-    scores, masses = np.array([-0.8, -0.2, 0.4, 0.7, 0.95]), np.array([0.02, 0.05, 0.13, 0.3, 0.5])
-    bounds = [RenyiBound(order, kappa) for kappa in np.exp(np.linspace(-3, 3, 400)).tolist()]
-    found = max(bound.radius(known(bound.unit(scores), masses), 1.0, 0.001) for bound in bounds)
-    divergence = Renyi(order)
+    divergence = HockeyStick(beta)
+    # the best kappa is one of the scores, or next to none
+    found = best_radius([HockeyBound(kappa, beta) for kappa in (*GRID, *SCORES[SCORES > 0].tolist())])
+    count = len(MASSES)
+    for factor, sign in ((0.99, 1), (1.01, -1)):
+        # of the densities v and their excess t over beta: t >= v - beta, and no more excess than that
+        excess = divergence.gaussian(factor * found) + max(1 - beta, 0)
+        least = linprog(
+            np.concatenate([MASSES * SCORES, np.zeros(count)]),
+            A_eq=np.concatenate([MASSES, np.zeros(count)])[None],
+            b_eq=[1],
+            A_ub=np.vstack(
+                [
+                    np.hstack([np.eye(count), -np.eye(count)]),
+                    np.concatenate([np.zeros(count), MASSES])[None],
+                ]
+            ),
+            b_ub=[*[beta] * count, excess],
+        )
+        assert least.success and sign * float(least.fun) > 0.0005
+
+
+@pytest.mark.parametrize("order", [1.0, 1.3, 2.0, 5.0])
+def test_smooth_bounds_of_a_mean_are_those_of_brute_force_optimisation(order: float) -> None:
+    """As above, for Renyi divergences and for that of Kullback and Leibler, the one of order 1."""
+    divergence = KullbackLeibler() if order == 1 else Renyi(order)
+    found = best_radius([KlBound(k) if order == 1 else RenyiBound(order, k) for k in GRID])
     for factor, sign in ((0.97, 1), (1.03, -1)):
         eps = divergence.gaussian(factor * found)
         least = minimize(
-            lambda v: float(masses @ (v * scores)),
+            lambda v: float(MASSES @ (v * SCORES)),
             np.ones(5),
             bounds=[(1e-9, 200)] * 5,
             constraints=[
-                {"type": "eq", "fun": lambda v: float(masses @ v) - 1},
-                {"type": "ineq", "fun": lambda v, e=eps: e - value(divergence, np.maximum(v, 1e-12), masses)},
+                {"type": "eq", "fun": lambda v: float(MASSES @ v) - 1},
+                {"type": "ineq", "fun": lambda v, e=eps: e - value(divergence, np.maximum(v, 1e-12), MASSES)},
             ],
             method="SLSQP",
             options={"maxiter": 500, "ftol": 1e-12},

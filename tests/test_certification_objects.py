@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from audiopure import InputError, psychoacoustics
 from audiopure.certification.bases import LocalSmoothing, MultiStep, OneShot, Plain
 from audiopure.certification.before import Attenuate, Clip, check, steps
+from audiopure.certification.laws import Gaussian
 from audiopure.certification.representations import REPRESENTATIONS, Hears, Magnitude, representation
+from audiopure.certification.smoothing import Smoothed
 from audiopure.certification.units import audibility, decibel, meaning, octave_levels
 from audiopure.defended import defend
 from audiopure.diffusion.denoiser import EpsDenoiser, GaussianDenoiser
@@ -102,7 +104,7 @@ def test_only_what_brings_no_clips_apart_may_come_before_the_noise() -> None:
     a, b = 2 * sounds(50), 2 * sounds(50, seed=1)
     for step in steps("clip, gain=0.5"):
         for p in (1.0, 2.0):
-            step = check(step, f"L{p:g}")
+            step = check(step, f"L{p:g}", "waveform")
             assert ((step(a) - step(b)).norm(p=p, dim=1) <= (a - b).norm(p=p, dim=1)).all()
     assert steps("") == ()
     for name in ("peak", "rms", "resample", "purify"):
@@ -113,10 +115,31 @@ def test_only_what_brings_no_clips_apart_may_come_before_the_noise() -> None:
     with pytest.raises(InputError, match="further apart"):
         Attenuate(1.5)
     with pytest.raises(InputError, match="not known to be 1-Lipschitz"):
-        check(nn.Identity(), "L2")
-    with pytest.raises(InputError, match=r"Clip is not known to be 1-Lipschitz in the certified norm \(L7\)"):
-        check(Clip(), "L7")
-    assert check(Clip(), "L2") == Clip() and check(Attenuate(0.5), "L7") == Attenuate(0.5)
+        check(nn.Identity(), "L2", "waveform")
+    with pytest.raises(InputError, match=r"Clip is not known to be 1-Lipschitz in .* \(L7 of the waveform\)"):
+        check(Clip(), "L7", "waveform")
+    assert check(Clip(), "L2", "waveform") == Clip()
+    assert check(Attenuate(0.5), "L7", "log-mel") == Attenuate(0.5)
+
+
+@pytest.mark.parametrize("name", [name for name in REPRESENTATIONS if name != "waveform"])
+def test_other_objects_have_steps_of_their_own(name: str, recogniser: MelResNet) -> None:
+    """Two tones that differ in phase look alike, until clipping gives them different overtones."""
+    found = representation(name, recogniser)
+    time = 2 * math.pi * torch.arange(16_000.0) / 16_000
+    a, b = (
+        1.5 * (torch.sin(700 * time) + 0.5 * torch.sin(2100 * time + phase))[None] for phase in (0.0, math.pi)
+    )
+
+    def apart(step: Clip | Attenuate) -> float:
+        change = found.encode(step(a)) - found.encode(step(b))
+        return float(change.norm() / (found.encode(a) - found.encode(b)).norm())
+
+    assert apart(Clip()) > 1
+    with pytest.raises(InputError, match=f"L2 of the {name}"):
+        Smoothed(Hears(found), Gaussian(1.0), found, before=(Clip(),))
+    assert apart(Attenuate(0.5)) <= 1
+    Smoothed(Hears(found), Gaussian(1.0), found, before=(Attenuate(0.5),))
 
 
 class Loudness(nn.Module):

@@ -33,6 +33,20 @@ def test_certificates_are_wrong_less_often_than_alpha(
     assert 0.5 * truth < np.mean(chosen) < truth
 
 
+@pytest.mark.parametrize("tolerance", [None, 0.1])
+@pytest.mark.parametrize("pair", [False, True])
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.4, 0.4, 0.2)])
+def test_labels_that_draw_level_are_certified_less_often_than_alpha(
+    shares: tuple[float, ...], pair: bool, tolerance: float | None
+) -> None:
+    """Any change however small turns the answer: whatever is certified here is wrong."""
+    alpha, runs, drawn = 0.05, 10_000, Drawn(shares, np.random.default_rng(1))
+    certify = Certify(n0=20, n=900, alpha=alpha, tolerance=tolerance, pair=pair)
+    wrong = sum(certify(drawn, Gaussian(SIGMA)).label is not None for _ in range(runs))
+    assert wrong < alpha * runs
+    assert wrong > 0 or (len(shares) > 2 and not pair)  # where it may fail it does
+
+
 def two(share: float, rng: np.random.Generator) -> Drawn:
     return Drawn((share, 1 - share), rng)
 

@@ -1,9 +1,10 @@
 """Steps before the smoothing noise, which a certificate must survive.
 
 If a clip passes through a step and only then gets its noise, what is certified is the step's output. It is
-also a certificate for the clip itself if the step brings no two clips further apart in the certified norm: it
-must be 1-Lipschitz. Clipping is in L1 and L2; peak normalisation and resampling are not, and are refused
-here: whatever they do for the recogniser they can do after the noise.
+also a certificate for the clip itself if the step brings no two clips further apart in the certified norm of
+the certified object: it must be 1-Lipschitz. Clipping is in L1 and L2 of the waveform, but not of its
+spectrum, where it makes overtones; peak normalisation and resampling are not, and are refused here: whatever
+they do for the recogniser they can do after the noise.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from audiopure.certification.representations import Waveform
 from audiopure.errors import InputError
 
 
@@ -21,8 +23,8 @@ from audiopure.errors import InputError
 class Contraction(Protocol):
     """A step that brings no two clips further apart in some norms. To say so is a promise."""
 
-    def contracts(self, norm: str) -> bool:
-        """Whether it is 1-Lipschitz in the norm of a law, by its name, see `laws.Law.norm`."""
+    def contracts(self, norm: str, of: str) -> bool:
+        """Whether it is 1-Lipschitz in a law's norm (`laws.Law.norm`) of an object, both by their names."""
         ...
 
     def __call__(self, waveform: Tensor) -> Tensor: ...
@@ -30,10 +32,10 @@ class Contraction(Protocol):
 
 @dataclass(frozen=True)
 class Clip:
-    """Cut to [-1, 1]: each sample moves towards any other's. In a filtered norm that may be further away."""
+    """Cut to [-1, 1]: samples of two clips move together. Filtered, or as spectra, they may move apart."""
 
-    def contracts(self, norm: str) -> bool:
-        return norm in ("L1", "L2")
+    def contracts(self, norm: str, of: str) -> bool:
+        return norm in ("L1", "L2") and of == Waveform.name
 
     def __call__(self, waveform: Tensor) -> Tensor:
         return waveform.clamp(-1, 1)
@@ -41,7 +43,10 @@ class Clip:
 
 @dataclass(frozen=True)
 class Attenuate:
-    """A fixed gain of at most 1, which no norm can see grow. Raises InputError for a larger one."""
+    """A fixed gain of at most 1, which no norm can see grow, nor decibels above a floor.
+
+    Raises InputError for a larger one.
+    """
 
     gain: float
 
@@ -49,7 +54,7 @@ class Attenuate:
         if not 0 <= self.gain <= 1:
             raise InputError(f"a gain of {self.gain:g} before the noise brings clips further apart")
 
-    def contracts(self, norm: str) -> bool:
+    def contracts(self, norm: str, of: str) -> bool:
         return True
 
     def __call__(self, waveform: Tensor) -> Tensor:
@@ -88,12 +93,12 @@ def steps(names: str) -> tuple[Contraction, ...]:
     return tuple(found)
 
 
-def check(step: object, norm: str) -> Contraction:
-    """The step, if it promises to be 1-Lipschitz in the norm of a law; InputError otherwise."""
-    if not isinstance(step, Contraction) or not step.contracts(norm):
+def check(step: object, norm: str, of: str) -> Contraction:
+    """The step, if it promises to be 1-Lipschitz in a law's norm of an object; InputError otherwise."""
+    if not isinstance(step, Contraction) or not step.contracts(norm, of):
         name = type(step).__name__
         raise InputError(
-            f"{name} is not known to be 1-Lipschitz in the certified norm ({norm}), so that nothing would be "
-            "certified of the clip itself: let it follow the noise"
+            f"{name} is not known to be 1-Lipschitz in the certified norm ({norm} of the {of}), so that "
+            "nothing would be certified of the clip itself: let it follow the noise"
         )
     return step

@@ -20,11 +20,13 @@ DECISIONS = ("accept", "reject")  # the labels of a certificate
 
 @dataclass(frozen=True, eq=False)
 class CertifyClaim:
-    """Accept or reject by the cosine of the mean embedding with the enrolled one, of a base that embeds.
+    """Accept or reject by the mean cosine of noisy embeddings with the enrolled one, of a base that embeds.
+
+    Not by the cosine of the mean embedding, which is larger: that mean is shorter than 1.
 
     Args:
         enrolled: (D,), the claimed speaker's embedding or centroid, of any length but 0.
-        threshold: cosine from which on a claim is accepted.
+        threshold: mean cosine from which on a claim is accepted.
         n: draws. None select: acceptance and rejection are bounded on the same ones, each for half of alpha.
         alpha: chance that a certificate is wrong.
         method: of the bounds, see `bounds.mean_lower`.

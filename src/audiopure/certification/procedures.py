@@ -47,6 +47,7 @@ class Certificate(NamedTuple):
         guess: the label that the selection chose, abstention or not.
         counts: votes of the draws that estimate.
         n: how many of these there were.
+        of: the object, the norm and the unit of the radius; empty where a sampler was asked, whose x it is.
     """
 
     label: int | None
@@ -56,6 +57,7 @@ class Certificate(NamedTuple):
     guess: int
     counts: tuple[int, ...]
     n: int
+    of: str = ""
 
 
 class Procedure(Protocol):

@@ -152,7 +152,7 @@ class Smoothed:
 
     def __post_init__(self) -> None:
         for step in self.before:
-            check(step, self.law.norm)
+            check(step, self.law.norm, self.representation.name)
 
     def object(self, waveform: Tensor) -> Tensor:
         """What gets the noise. Shape: (T,) -> (...)."""
@@ -173,17 +173,29 @@ class Smoothed:
 
         Shape: (T,). Raises InputError for anything else, or samples that are not finite.
         """
-        return (how or Certify())(self.sampler(waveform, seed=seed, item=item), self.law)
+        found = (how or Certify())(self.sampler(waveform, seed=seed, item=item), self.law)
+        return found._replace(of=f"{self.representation.name}, {self.law.norm}, {self.representation.unit}")
 
     def predict(
-        self, waveform: Tensor, how: Predict | None = None, *, seed: int | None = None, item: int = 0
+        self,
+        waveform: Tensor,
+        how: Predict | Procedure | None = None,
+        *,
+        seed: int | None = None,
+        item: int = 0,
     ) -> int | None:
         """The answer for one clip, None where it cannot be told. Shape: (T,).
 
         Args:
+            how: what decides, which must be what is certified. PREDICT, the default, asks who has most votes.
+                Where the mean probability, embedding or cosine is certified, it is the procedure that
+                certifies, with as few draws as an answer may take.
             seed: of the draws, to replay an answer; None takes one that nobody knows. Its chance to be wrong
                 is over draws that the attacker does not know: whoever knows the seed may find a change well
                 within a certified radius that turns just these.
         """
         chosen = secrets.randbits(63) if seed is None else seed
-        return (how or Predict())(self.sampler(waveform, seed=chosen, item=item))
+        sampler = self.sampler(waveform, seed=chosen, item=item)
+        if how is None or isinstance(how, Predict):
+            return (how or Predict())(sampler)
+        return how(sampler, self.law).label

@@ -49,7 +49,7 @@ def certify(
     ] = "cohen",
     claim: Annotated[str, typer.Option(help="With claim: the speaker that every clip claims to be.")] = "",
     threshold: Annotated[
-        float | None, typer.Option(help="With claim: cosine from which on a claim is accepted.")
+        float | None, typer.Option(help="With claim: mean cosine from which on a claim is accepted.")
     ] = None,
     n0: Annotated[int, typer.Option(min=1, help="Draws that select the answer.")] = 100,
     n: Annotated[int, typer.Option(min=1, help="Draws that bound its share, at most.")] = 10_000,

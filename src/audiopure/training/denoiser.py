@@ -45,6 +45,7 @@ class DenoiserConfig(TrainConfig):
 
 class DenoiserRecipe:
     kind = "denoiser"
+    nats = True
 
     def __init__(self, config: DenoiserConfig, root: Path):
         if config.sigma_min > config.sigma_max:

@@ -41,6 +41,7 @@ class DiffWaveConfig(ClipsConfig):
 
 class DiffWaveRecipe(Clips):
     kind = "eps"
+    nats = False
 
     def __init__(self, config: DiffWaveConfig, root: Path):
         super().__init__(config, root)

@@ -68,6 +68,7 @@ class EnhancerConfig(AugmentedConfig):
 
 class EnhancerRecipe(AugmentedClips):
     kind = "enhancer"
+    nats = True
     config: EnhancerConfig
 
     def __init__(self, config: EnhancerConfig, root: Path):

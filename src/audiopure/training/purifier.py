@@ -64,6 +64,7 @@ class PurifierRecipe(AdversarialRecipe):
             raise InputError("the recipe `purifier` needs `initial`, and has no other `defence` before it")
         self.facts = hub.describe(config.initial)
         self.kind = self.facts["kind"]
+        self.nats = config.method != "ssp"
         if self.kind not in KINDS:
             raise InputError(f"{config.initial} holds a {self.kind}, not what stands before a recogniser")
         self.recogniser = self.hears(config.recogniser)

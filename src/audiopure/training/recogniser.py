@@ -39,6 +39,7 @@ class PlainConfig(RecogniserConfig):
 
 class RecogniserRecipe(AugmentedClips):
     kind = "recogniser"
+    nats = True
     noisy = True  # clips get noise as well
 
     def __init__(self, config: RecogniserConfig, root: Path):

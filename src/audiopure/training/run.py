@@ -39,9 +39,12 @@ class Stored(Recipe, Protocol):
 
     Attributes:
         audio: digests of the clips that it has read, by dataset and split.
+        nats: whether its validation loss is in nats, as cross-entropies and logarithms are, whose zero means
+            nothing; else a loss is judged by how much of it is left.
     """
 
     audio: dict[str, str]
+    nats: bool
 
     def product(self, model: nn.Module) -> nn.Module:
         """What of the trained network is stored."""
@@ -125,7 +128,8 @@ def run(
         "parameters": sum(p.numel() for p in model.parameters()),
         "change": float(f"{change:.3g}"),  # of the weights, |w - w0| / |w0|
         "validation": best,
-        "flattened": flattened(log, config.steps),
+        "nats": recipe.nats,
+        "flattened": flattened(log, nats=recipe.nats),
         "licence": "Apache-2.0; training data: see LICENSES/ATTRIBUTION.md",
     }
     path = folder / "model.safetensors"

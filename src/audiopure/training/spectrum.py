@@ -66,6 +66,7 @@ class SpectrumConfig(AugmentedConfig):
 
 class SpectrumRecipe(AugmentedClips):
     kind = "spectrum"
+    nats = False
     config: SpectrumConfig
 
     def __init__(self, config: SpectrumConfig, root: Path):

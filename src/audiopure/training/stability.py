@@ -38,6 +38,7 @@ class StabilityConfig(AugmentedConfig):
 
 class StabilityRecipe(AugmentedClips):
     kind = "denoiser"
+    nats = True
     config: StabilityConfig
 
     def __init__(self, config: StabilityConfig, root: Path):

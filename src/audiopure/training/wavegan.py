@@ -40,6 +40,7 @@ class WaveGanConfig(ClipsConfig):
 
 class WaveGanRecipe(Clips):
     kind = "generator"
+    nats = False
     config: WaveGanConfig
 
     def __init__(self, config: WaveGanConfig, root: Path):

@@ -53,7 +53,7 @@ class CertifySettings(BaseModel):
             "hockey-stick", or of mean embeddings, for enrolled speakers, "embedding" (who it is) and "claim"
             (whether it is `claim`).
         claim: the speaker that every clip claims to be; right is to accept those of the speaker alone.
-        threshold: cosine with the claimed speaker's centroid from which on a claim is accepted.
+        threshold: mean cosine with the claimed speaker's centroid from which on a claim is accepted.
         n0, n, alpha, tolerance: see `certification.procedures.Certify`.
         precision: "bf16" runs the base classifier in bfloat16: then that is what is certified.
         shard: (i, n), the i-th of n parts of the clips.

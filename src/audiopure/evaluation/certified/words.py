@@ -83,12 +83,13 @@ def verdict(record: Certificates) -> list[str]:
 def notes(record: Certificates) -> list[str]:
     s = record.settings
     how = {
-        "cohen": "Cohen et al.",
-        "pair": "bounds of every label",
-        "kl": "KL",
-        "renyi": "Rényi",
-        "embedding": "mean embedding",
-        "claim": f"claim to be {s.get('claim')}, accepted from a cosine of {s.get('threshold')} on",
+        "cohen": "most votes decide, Cohen et al.",
+        "pair": "most votes decide, bounds of every label",
+        "kl": "the mean probability decides, KL",
+        "renyi": "the mean probability decides, Rényi",
+        "hockey-stick": "the mean probability decides, hockey stick",
+        "embedding": "the mean embedding decides",
+        "claim": f"claim to be {s.get('claim')}, accepted from a mean cosine of {s.get('threshold')} on",
     }
     selected = f"{s['n0']} draws select, "
     if s["certificate"] in CHOICES:
@@ -99,7 +100,7 @@ def notes(record: Certificates) -> list[str]:
     found = [
         f"Certified: the {record.object}, {record.norm}, in {record.unit}. Noise: {noise}, sigma "
         f"{s['sigma']:g}; {selected}at most {s['n']:,} estimate; "
-        f"{how.get(s['certificate'], s['certificate'])}, "
+        f"{how[s['certificate']]}, "
         f"alpha {s['alpha']:g} for each clip.",
         f"{record.draws:,} draws, {record.seconds:,.0f} s of work.",
     ]

@@ -62,10 +62,9 @@ def _described(name: str, where: str | Path) -> dict[str, Any]:
 
 def _long_enough(log: Sequence[Mapping[str, float]], card: Mapping[str, Any]) -> bool | None:
     """By today's rule where the log has a loss, else as the card says."""
-    steps = card.get("config", {}).get("steps")
-    if steps is None or not log or LOSS not in log[0]:
+    if not log or LOSS not in log[0]:
         return card.get("flattened")
-    return flattening.flattened(log, steps)
+    return flattening.flattened(log, nats=card.get("nats", True))
 
 
 def core_seconds(cost: Mapping[str, Any] | None, name: str) -> float | None:
