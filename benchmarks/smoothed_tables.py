@@ -37,8 +37,8 @@ def attacks(record: dict[str, Any]) -> str:
     draws = max((setting["n"] for setting in known.values()), default=0)
     note = (
         f"{systems}; without a sigma a heuristic defence, or none, of the waveform before `digits`. "
-        f"Certified with at most {draws:,} draws, – where no certificate of so many reaches. PGD: 20 steps of "
-        "8 draws. Under attack PREDICT is right, abstains, or changes from one answer to another; of a "
+        f"Certified with at most {draws:,} draws, – where no certificate of so many reaches. PGD: 20 steps "
+        "of 8 draws. Under attack PREDICT is right, abstains, or changes from one answer to another; of a "
         "heuristic defence the share of fresh passes that are right. "
         f"Other answers within a certified radius: {wrong}."
     )
