@@ -19,6 +19,7 @@ from audiopure.evaluation.reproduce.costs import seconds
 from audiopure.evaluation.reproduce.experiments import EXPERIMENTS, experiment
 from audiopure.evaluation.reproduce.jobs import Job, Place, carry_out, evaluation, keep, missing
 from audiopure.evaluation.reproduce.reading import iterate, json_record
+from audiopure.hub import digest as digest_of
 from audiopure.systems import load_system
 from audiopure.training.config import read_config
 from audiopure.training.run import RECIPES
@@ -94,6 +95,15 @@ def test_what_has_a_record_is_not_run_again_and_one_failure_does_not_end_all(
     later = (place.records.parent / "certificates" / "later.json").read_text()
     assert json.loads(later)["settings"]["n"] == 100
     assert "--data sc09 " in json.loads(later)["command"] and str(place.data) not in later
+
+
+def test_a_record_of_other_weights_is_run_again(place: Place) -> None:
+    job = EXPERIMENTS["table1"].jobs(Path("weights"))[0]
+    path = place.record(job)
+    path.parent.mkdir()
+    for digest, expected in ((digest_of("digits"), []), ("0" * 16, [job])):
+        path.write_text(json.dumps({"weights": {"digits": digest, "gone.safetensors": "1" * 16}}))
+        assert missing([job], place) == expected
 
 
 def test_weights_are_found_or_how_to_train_them_is_told(tmp_path: Path) -> None:

@@ -96,6 +96,13 @@ def test_free_training_moves_the_same_batch_on_and_begins_anew_with_the_next(roo
     for first, second in zip(changes[::2], changes[1::2], strict=True):
         assert not torch.allclose(first, second)
         assert float((second.abs() > 0.0099).float().mean()) > 0.4  # a step of the whole budget by the sign
+    for step in (1, 3):  # and it climbs
+        wave, targets, _ = training.batch(step)
+        first, second = (
+            nn.functional.cross_entropy(model.layer(wave + change), targets)
+            for change in changes[step - 1 : step + 1]
+        )
+        assert float(second.detach()) > float(first.detach())
     with pytest.raises(InputError, match="every 3 steps"):
         recipe(root, method="free", replays=3)
 

@@ -47,15 +47,19 @@ def reproduce(
     prepare(device, None)
     from audiopure.evaluation import running
     from audiopure.evaluation.reproduce.experiments import EXPERIMENTS, experiment
-    from audiopure.evaluation.reproduce.jobs import Place, carry_out, missing
+    from audiopure.evaluation.reproduce.jobs import Place, carry_out, missing, outdated
 
     if not data.is_dir():
         raise InputError(f"{data}: there is no such folder.")
     chosen = EXPERIMENTS if name == EVERYTHING else {name: experiment(name)}
     place = Place(data, records or output / "records", output / "work", workers or running.cores(), device)
-    status = 0
-    if not tables_only:
-        left = missing([job for one in chosen.values() for job in one.jobs(weights)], place)
+    status, jobs = 0, [job for one in chosen.values() for job in one.jobs(weights)]
+    if tables_only:
+        for job in dict.fromkeys(jobs):
+            if place.record(job).is_file() and outdated(job, place):
+                say(f"The record of {job.name} is of other weights than there are now.")
+    else:
+        left = missing(jobs, place)
         _announce(left, place)
         status = carry_out(left, place, say)
         if status not in (0, 1, 2):

@@ -12,7 +12,7 @@ from audiopure.evaluation.reproduce.jobs import Job, evaluation
 from audiopure.evaluation.reproduce.published import JACOBIAN, Published
 from audiopure.hub import SHIPPED
 
-# Jacobian regularisation beyond the paper's lambda, which fits the scale of its own logits; 0 is the control
+# Jacobian regularisation beyond the paper's lambda, which fits the slopes of its networks; 0 is the control
 STEEPER = ("0", "1e-4", "1e-3", "1e-2")
 # weights that do not ship -> what trains them
 WEIGHTS = {

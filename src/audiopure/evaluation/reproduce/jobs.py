@@ -7,10 +7,11 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from audiopure import hub
 from audiopure.atomic import write_text
 
 INTERRUPTED, TERMINATED = 130, 143  # exit statuses of the command line
@@ -71,8 +72,18 @@ def certificates(records: Path) -> Path:
 
 
 def missing(jobs: Sequence[Job], place: Place) -> list[Job]:
-    """Those without a record, each once."""
-    return [job for job in dict.fromkeys(jobs) if not place.record(job).is_file()]
+    """Those without a record, or with one of other weights than there are now, each once."""
+    return [job for job in dict.fromkeys(jobs) if not place.record(job).is_file() or outdated(job, place)]
+
+
+def outdated(job: Job, place: Place) -> bool:
+    """Whether a record is of other weights than its files hold now. Weights that are not here say nothing."""
+    known: Mapping[str, str] = json.loads(place.record(job).read_text(encoding="utf-8")).get("weights", {})
+    return any(
+        digest != hub.digest(name)
+        for name, digest in known.items()
+        if name in hub.SHIPPED or Path(name).is_file()
+    )
 
 
 def carry_out(jobs: Sequence[Job], place: Place, say: Callable[[str], None] = lambda sentence: None) -> int:
