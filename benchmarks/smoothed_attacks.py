@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from certificate_tables import FINDINGS
 from common import RESULTS, journal_of, machine, prepare, write_json
 from pydantic import BaseModel
 from rich.progress import track
@@ -34,10 +35,11 @@ from audiopure.evaluation.certified.record import Certificates
 from audiopure.evaluation.certified.settings import CertifySettings, smoothed
 from audiopure.evaluation.clips import Clips, item_of, load_clips
 from audiopure.evaluation.journal import Journal
+from audiopure.evaluation.reproduce.certified_tables import record as certified_record
 from audiopure.noise import NoiseSource, SeededNoise
 from audiopure.padding import at_least
 from audiopure.psychoacoustics import distance_above_mask, share_above_mask
-from audiopure.systems import load_system
+from audiopure.systems import System, load_system
 
 PREDICT = 500  # draws of an answer
 PASSES = 10  # fresh passes of a heuristic defence that is random
@@ -48,22 +50,22 @@ class Setting(NamedTuple):
 
     Attributes:
         name: of its rows.
-        record: its certificates, in benchmarks/results/certificates.
+        record: its certificates, by method and sigma.
         radii: of the attack.
     """
 
     name: str
-    record: str
+    record: tuple[str, float]
     radii: tuple[float, ...]
 
 
 WAVE = (0.05, 0.1, 0.25, 0.5)
 SETTINGS = (
-    Setting("waveform, purified", "fine-tuned-0.1", WAVE),
-    Setting("waveform", "vanilla-0.1", WAVE),
-    Setting("spectrogram", "spectrogram-1", (0.5, 1.0, 2.0, 4.0)),
-    Setting("filterbank", "filterbank-0.25", (0.25, 0.5, 1.0, 2.0)),
-    Setting("log-mel", "log-mel-8", (4.0, 8.0, 16.0, 32.0)),
+    Setting("waveform, purified", ("fine-tuned", 0.1), WAVE),
+    Setting("waveform", ("vanilla", 0.1), WAVE),
+    Setting("spectrogram", ("spectrogram", 1.0), (0.5, 1.0, 2.0, 4.0)),
+    Setting("filterbank", ("filterbank", 0.25), (0.25, 0.5, 1.0, 2.0)),
+    Setting("log-mel", ("log-mel", 8.0), (4.0, 8.0, 16.0, 32.0)),
 )
 HEURISTICS: dict[str, Callable[[], nn.Module]] = {
     "none": nn.Identity,
@@ -145,15 +147,14 @@ def main() -> None:
     options = parser.parse_args()
     prepare(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
-    records = {setting.name: certificates(setting.record) for setting in SETTINGS}
+    records = {setting.name: certificates(*setting.record) for setting in SETTINGS}
     facts = PREDICT, PASSES, [records[setting.name].weights for setting in SETTINGS]
     journal = Lines(journal_of(options.work / "smoothed-attacks.jsonl", *facts))
     known = {journal.key(line) for line in journal.read()}
     for setting in SETTINGS:
         record = records[setting.name]
         victim = Victim.of(record)
-        system = load_system(record.settings["system"])
-        clips = load_clips(options.data, system.undefended, options.clips, 0)
+        clips = load_clips(options.data, victim.system.undefended, options.clips, 0)
         attacks: dict[str, Attacked] = {"pgd": partial(climbed, setting.radii)}
         if record.settings["object"] == "waveform":
             attacks["qin"] = hidden
@@ -162,9 +163,9 @@ def main() -> None:
                 if (setting.name, attack, clip) not in known:
                     line = Line(setting=setting.name, attack=attack, clip=clip, label=target)
                     journal.append([run(victim, wave, victim.certified(line))])
+    recogniser = load_system("digits").undefended
+    clips = load_clips(options.data, recogniser, options.clips, 0)
     for name, make in HEURISTICS.items():
-        recogniser = load_system("digits").undefended
-        clips = load_clips(options.data, recogniser, options.clips, 0)
         for clip, wave, target in track(list(seconds(clips)), description=name):
             if (name, "pgd", clip) not in known:
                 line = Line(setting=name, clip=clip, label=target)
@@ -179,19 +180,19 @@ def main() -> None:
     write_json(options.out, {"machine": machine(), "settings": settings, "lines": lines})
 
 
-def certificates(name: str) -> Certificates:
+def certificates(method: str, sigma: float) -> Certificates:
     """A record of certificates.py."""
-    path = RESULTS / "certificates" / f"{name}.json"
-    if not path.is_file():
-        raise SystemExit(f"{path} is missing: run certificates.py --only {name}")
-    return Certificates.model_validate_json(path.read_bytes())
+    found = certified_record(FINDINGS, method, sigma)
+    if found is None:
+        raise SystemExit(f"there are no certificates: run certificates.py --only {method}-{sigma:g}")
+    return found
 
 
 class Victim(NamedTuple):
     """A smoothed system and its certificates."""
 
     model: Smoothed
-    labels: tuple[str, ...]
+    system: System
     record: Certificates
 
     @classmethod
@@ -201,12 +202,12 @@ class Victim(NamedTuple):
         system = load_system(settings["system"])
         if dict(system.weights) != dict(record.weights):
             raise InputError(f"{settings['system']} has other weights than those that were certified")
-        return cls(smoothed(CertifySettings(**settings), system), system.labels, record)
+        return cls(smoothed(CertifySettings(**settings), system), system, record)
 
     def certified(self, line: Line) -> Line:
         """With the clip's certificate."""
         found = next(clip for clip in self.record.clips if clip.id == line.clip)
-        answer = None if found.answer is None else self.labels.index(found.answer)
+        answer = None if found.answer is None else self.system.labels.index(found.answer)
         return line.model_copy(update={"certified": answer, "radius": found.radius})
 
 

@@ -104,6 +104,9 @@ def test_a_record_of_other_weights_is_run_again(place: Place) -> None:
     for digest, expected in ((digest_of("digits"), []), ("0" * 16, [job])):
         path.write_text(json.dumps({"weights": {"digits": digest, "gone.safetensors": "1" * 16}}))
         assert missing([job], place) == expected
+    path.write_text('{"weights": ')
+    with pytest.raises(InputError, match="damaged"):
+        missing([job], place)
 
 
 def test_weights_are_found_or_how_to_train_them_is_told(tmp_path: Path) -> None:

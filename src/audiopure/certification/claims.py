@@ -22,7 +22,7 @@ DECISIONS = ("accept", "reject")  # the labels of a certificate
 class CertifyClaim:
     """Accept or reject by the mean cosine of noisy embeddings with the enrolled one, of a base that embeds.
 
-    Not by the cosine of the mean embedding, which is larger: that mean is shorter than 1.
+    Not by the cosine of the mean embedding, which lies further from 0: that mean is shorter than 1.
 
     Args:
         enrolled: (D,), the claimed speaker's embedding or centroid, of any length but 0.

@@ -56,7 +56,7 @@ def reproduce(
     status, jobs = 0, [job for one in chosen.values() for job in one.jobs(weights)]
     if tables_only:
         for job in dict.fromkeys(jobs):
-            if place.record(job).is_file() and outdated(job, place):
+            if outdated(job, place):
                 say(f"The record of {job.name} is of other weights than there are now.")
     else:
         left = missing(jobs, place)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from audiopure import hub
 from audiopure.atomic import write_text
+from audiopure.evaluation.reproduce.reading import json_record
 
 INTERRUPTED, TERMINATED = 130, 143  # exit statuses of the command line
 CHILD = "audiopure.cli.child"
@@ -77,8 +78,11 @@ def missing(jobs: Sequence[Job], place: Place) -> list[Job]:
 
 
 def outdated(job: Job, place: Place) -> bool:
-    """Whether a record is of other weights than its files hold now. Weights that are not here say nothing."""
-    known: Mapping[str, str] = json.loads(place.record(job).read_text(encoding="utf-8")).get("weights", {})
+    """Whether there is a record of other weights than their files hold now.
+
+    Weights that are not here say nothing. Raises InputError for a damaged record.
+    """
+    known: Mapping[str, str] = json_record(place.record(job)).get("weights", {})
     return any(
         digest != hub.digest(name)
         for name, digest in known.items()
