@@ -15,8 +15,10 @@ from audiopure.nets.mel_resnet import MelResNet
 RECOGNISERS: Mapping[str, Callable[[Sequence[str]], nn.Module]] = {
     "mel_resnet": lambda labels: MelResNet(labels=labels),
     "resnext29": lambda labels: MelRecogniser("resnext29", labels),
+    "resnext29-8-4": lambda labels: MelRecogniser("resnext29", labels, options={"base_width": 4}),
     "vgg19bn": lambda labels: MelRecogniser("vgg19bn", labels),
     "wideresnet28": lambda labels: MelRecogniser("wideresnet28", labels),
+    "wideresnet28-2": lambda labels: MelRecogniser("wideresnet28", labels, options={"widen": 2}),
     "densenetbc": lambda labels: MelRecogniser("densenetbc", labels),
     "m5": lambda labels: M5(labels=labels),
 }

@@ -31,7 +31,7 @@ class ClipsConfig(TrainConfig):
 class AugmentedConfig(ClipsConfig):
     """How clips are varied."""
 
-    background: str | None = "background"
+    background: str | None = "background"  # a dataset of noise; "" for none
     shift: float = Field(default=0.12, ge=0)  # seconds, to either side
     speed: float = Field(default=0.15, ge=0, lt=0.5)  # resampling, to either side
     gain: tuple[Decibel, Decibel] = (-18.0, 10.0)  # from and to, before loud clips are brought to full scale

@@ -93,14 +93,17 @@ def _by_paper(entries: Sequence[Entry], columns: Sequence[Column], records: Path
             beside(_unattacked(card), None),
         ]
         shares = [iterate(card, *column) if card else None for column in columns]
-        published = [known.robust.get(column) if known else None for column in columns]
-        cells = [beside(*pair) for pair in zip(shares, published, strict=True)]
         both = card is not None and _route(card, "as-written") == "adjoint"
+        nothing: list[float | None] = [None] * len(columns)
+        published = [known.robust.get(column) if known else None for column in columns]
+        first, second = (nothing, published) if both and entry.differentiated else (published, nothing)
+        cells = [beside(*pair) for pair in zip(shares, first, strict=True)]
         how = ", as released" if both else ""
         body.append([f"{entry.title}{how}", str(_clips(card)), *shared, *cells])
         if card is not None and both:
-            written = [beside(iterate(card, *column, number=1), None) for column in columns]
-            body.append([f"{entry.title}, as written", "", "", "", *written])
+            written = [iterate(card, *column, number=1) for column in columns]
+            cells = [beside(*pair) for pair in zip(written, second, strict=True)]
+            body.append([f"{entry.title}, as written", "", "", "", *cells])
     heads = [f"{NORMS[norm]}, {steps}" for norm, steps in columns]
     return table(["defence", "clips", "clean", "no attack", *heads], body)
 
