@@ -239,7 +239,7 @@ def test_defences_are_ranked_by_what_they_withstand(
     assert again["none"]["machine"] == again["low-pass"]["machine"] and again["low-pass"] == timed["low-pass"]
     words = ("--data", place.data, "--records", place.records, "-o", tmp_path, "--tables-only")
     assert run("ranking", *words) == 0
-    titles = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[2:4]]
+    titles = [line.split("|")[1].strip(" *") for line in capsys.readouterr().out.splitlines()[2:4]]
     assert titles == ["low-pass (LPF)", "none"]
     assert (tmp_path / "ranking.svg").is_file()
 

@@ -184,12 +184,34 @@ def test_the_ranking_names_what_is_not_measured(tmp_path: Path) -> None:
     keep(timed, tmp_path / "defence-costs.json")
     entries = [rows.NONE, *rows.TRANSFORMATIONS]
     text = ranking.ranked(entries, tmp_path)
-    assert row_of(text, "low-pass (LPF)")[-2:] == ["none", "10.0"]
+    assert row_of(text, "**low-pass (LPF)**")[-3:] == ["none", "10.0", "not run"]  # beside no undefended row
     lacking = text.split("Not yet measured: ")[1].rstrip(".").split("; ")
     assert lacking == [entry.name for entry in entries if entry.key != "low-pass"]
     averages = [full_card().rows[0].headlines[k].attacked.average.value for k in (0, 1)]
     words = " and ".join(f"{100 * value:.0f}" for value in averages)
     assert f"low-pass (LPF) {words} % at 10 ms" in (ranking.caption(entries, tmp_path) or ("", ""))[0]
+
+
+def ranked_entries(records: Path, timed: Mapping[str, tuple[float, int]]) -> list[Entry]:
+    """Entries of which so many of 30 clips survive, by seconds of an answer."""
+    costs = {}
+    for key, (seconds, right) in timed.items():
+        left = np.arange(30)[:, None] < right
+        card = make_card({"system": {"clean": PLAIN, **{f"pgd-ce/{norm}": left for norm in ("linf", "l2")}}})
+        store(card, records, f"standard-{key}")
+        costs[key] = {"seconds": seconds, "machine": "here", "threads": 1, "clips": 30}
+    keep(costs, records / "defence-costs.json")
+    return [Entry(key, key, "digits") for key in timed]
+
+
+def test_defences_are_ranked_by_what_they_give_a_millisecond(tmp_path: Path) -> None:
+    timed = {"none": (0.01, 3), "slow": (0.04, 24), "quick": (0.02, 18), "worse": (0.04, 21)}
+    entries = ranked_entries(tmp_path, timed)
+    text = ranking.ranked(entries, tmp_path)
+    titles = [line.split("|")[1].strip() for line in text.splitlines()[2:6]]
+    assert titles == ["**quick**", "**slow**", "worse", "**none**"]
+    # (18 - 3) / 30 of all clips more, in 20 ms; 21 clips in 40; 18 in 40
+    assert [row_of(text, title)[-1] for title in titles] == ["2.50", "1.75", "1.50", "0.00"]
 
 
 def test_systems_without_draws_are_level_lines(tmp_path: Path) -> None:
