@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from audiopure.evaluation.card import Card, Proportion
-from audiopure.evaluation.reproduce import budget_runs
+from audiopure.evaluation.reproduce import budget_runs, costs
 from audiopure.evaluation.reproduce.jobs import Job, evaluation
 from audiopure.evaluation.reproduce.published import ACCURACY_BY_BUDGET, BUDGET_STEPS, LARGE
 from audiopure.evaluation.reproduce.reading import NOT_RUN, beside, brief, stored, table
@@ -49,13 +49,13 @@ def by_steps_as_paper(records: Path) -> str:
     def cell(n_star: int, eps: float, published: float) -> str:
         return beside(budget_runs.share(records, n_star, eps), published)
 
-    return f"{_steps(cell)}\n\n{_about_paper(records)}"
+    return f"{_steps(cell)}\n\n{_about_paper(records)} {costs.of_purifier(records)}"
 
 
 def large_as_paper(records: Path) -> str:
     """Table F under the paper's protocol."""
     cells = [beside(budget_runs.share(records, 5, eps), None) for eps in LARGE]
-    return f"{_large(cells)}\n\n{_about_paper(records)}"
+    return f"{_large(cells)}\n\n{_about_paper(records)} {costs.of_purifier(records)}"
 
 
 def _about_paper(records: Path) -> str:

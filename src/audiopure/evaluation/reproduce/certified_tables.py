@@ -7,6 +7,7 @@ from pathlib import Path
 
 from audiopure.evaluation.certified.envelope import Best, Method, compared
 from audiopure.evaluation.certified.record import Certificates
+from audiopure.evaluation.reproduce import costs
 from audiopure.evaluation.reproduce.entries import absent, how_to_train, located
 from audiopure.evaluation.reproduce.jobs import Job, certificates
 from audiopure.evaluation.reproduce.published import CERTIFIED, RADII
@@ -27,6 +28,11 @@ STOPPING = ("--tolerance", "0.03")  # a clip stops once no more than .03 sigma o
 ABOUT = (
     "Certified accuracy in %, in round brackets as published (100,000 draws, DiffWave and ResNeXt-29), below "
     "the 95 % Clopper-Pearson interval over clips. The recogniser is our compact one. "
+)
+COSTS = ("training, core h", "a certificate, core s")
+PAID = (
+    "Training: of the denoiser, and of the recogniser where it is another than the shipped one. A "
+    "certificate: mean over clips, as run beside other work"
 )
 OWN = (
     "Each sigma is a system of its own, RS-Gaussian and the tuned recognisers one network for all of them, "
@@ -61,8 +67,10 @@ def certified(records: Path, weights: Path) -> str:
         published = CERTIFIED.get((method, sigma), (None,) * len(RADII))
         shares = [one.certified(radius) if one else None for radius in RADII]
         cells = [beside(*pair) for pair in zip(shares, published, strict=True)]
-        body.append([METHODS[method][0], f"{sigma:g}", *_facts(one), *cells])
-    heads = ["method", "sigma", "clips", "draws, at most", *(f"r = {radius:g}" for radius in RADII)]
+        title, system = METHODS[method]
+        paid = [costs.trained_for(system, records), f"{one.seconds / len(one.clips):.0f}" if one else NOT_RUN]
+        body.append([title, f"{sigma:g}", *_facts(one), *cells, *paid])
+    heads = ["method", "sigma", "clips", "draws, at most", *(f"r = {radius:g}" for radius in RADII), *COSTS]
     missing = dict.fromkeys(
         name
         for method, (_, system) in METHODS.items()
@@ -70,7 +78,14 @@ def certified(records: Path, weights: Path) -> str:
         for name in absent(system, weights)
     )
     sets = sorted({f"`{one.data.name}`, alpha {one.settings['alpha']:g}" for one in found.values() if one})
-    notes = [ABOUT + OWN, *(f"{words}." for words in sets), *([how_to_train(missing)] if missing else [])]
+    machines = sorted({one.machine["device"] for one in found.values() if one})
+    paid = f"{PAID}{' (' + '; '.join(machines) + ')' if machines else ''}."
+    notes = [
+        ABOUT + OWN,
+        paid,
+        *(f"{words}." for words in sets),
+        *([how_to_train(missing)] if missing else []),
+    ]
     return table(heads, body) + "\n\n" + " ".join(notes)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from audiopure.attacks.objective import call
 from audiopure.data.layouts import load_dataset
 from audiopure.evaluation.reproduce import trained
-from audiopure.evaluation.reproduce.entries import Entry, located
+from audiopure.evaluation.reproduce.entries import Entry, located, needed
 from audiopure.evaluation.reproduce.jobs import Place, keep
 from audiopure.evaluation.reproduce.reading import NOT_RUN, json_record, stored
 from audiopure.hub import SHIPPED
@@ -88,6 +88,14 @@ def cells(entry: Entry, records: Path) -> list[str]:
     return [training(entry, records), f"{1000 * one['seconds']:.1f}" if one else NOT_RUN]
 
 
+def of_purifier(records: Path) -> str:
+    """What the tables say that have nothing but the compact purifier at several n*."""
+    return (
+        f"The compact purifier took {trained_for('small+digits', records)} core hours to train; what an "
+        "answer takes at each n*: table G."
+    )
+
+
 def about(entries: Sequence[Entry], records: Path) -> str:
     """What the numbers are, and where answers were timed."""
     known = timings(records)
@@ -98,9 +106,16 @@ def about(entries: Sequence[Entry], records: Path) -> str:
 
 def training(entry: Entry, records: Path) -> str:
     """Core hours of all weights before the recogniser, and of a special recogniser."""
+    return trained_for(entry.system, records)
+
+
+def trained_for(system: str, records: Path) -> str:
+    """The same of a system; a recogniser that was tuned from another is a special one."""
     known: Mapping[str, trained.Facts] = trained.facts(records)
-    front = [part for part in entry.system.split("+")[:-1] if NOISE not in part]
-    names = [name for part in front if (name := part.partition(",")[0]) in SHIPPED] + entry.weights
+    *front, last = [part.partition(",")[0] for part in system.split("+") if NOISE not in part]
+    names = [name for name in front if name in SHIPPED] + needed(system)
+    if last in SHIPPED and known[last]["initial"] is not None:
+        names.append(last)
     if not names:
         return "none"
     found = {name: trained.spent(name, known) for name in names}

@@ -17,7 +17,7 @@ from audiopure.attacks.transfer import MiFgsm
 from audiopure.data.layouts import load_dataset
 from audiopure.defended import defend
 from audiopure.evaluation.card import Proportion
-from audiopure.evaluation.reproduce import measuring
+from audiopure.evaluation.reproduce import costs, measuring
 from audiopure.evaluation.reproduce.jobs import Place, keep
 from audiopure.evaluation.reproduce.published import STOLEN
 from audiopure.evaluation.reproduce.reading import NORMS, NOT_RUN, brief, json_record, table
@@ -117,7 +117,7 @@ def transfers(records: Path) -> str:
         "says. "
         f"MI-FGSM at the paper's budgets (the paper names no attack), {record.get('clips', CLIPS)} clips, "
         "95 % interval over clips; of the system the average over "
-        f"{record.get('passes', PASSES)} fresh passes."
+        f"{record.get('passes', PASSES)} fresh passes. {costs.of_purifier(records)}"
     )
     return table(heads, body) + f"\n\n{note}"
 
