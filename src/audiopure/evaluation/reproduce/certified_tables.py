@@ -78,7 +78,7 @@ def certified(records: Path, weights: Path) -> str:
         for name in absent(system, weights)
     )
     sets = sorted({f"`{one.data.name}`, alpha {one.settings['alpha']:g}" for one in found.values() if one})
-    machines = sorted({one.machine["device"] for one in found.values() if one})
+    machines = sorted({one.machine.get("device", "") for one in found.values() if one} - {""})
     paid = f"{PAID}{' (' + '; '.join(machines) + ')' if machines else ''}."
     notes = [
         ABOUT + OWN,
