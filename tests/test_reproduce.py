@@ -14,12 +14,13 @@ from audiopure import InputError
 from audiopure.cli.main import main
 from audiopure.data.synthetic import write_dataset
 from audiopure.defended import Defended
-from audiopure.evaluation.reproduce import cost_table, entries, published, rows
+from audiopure.evaluation.reproduce import cost_table, costs, entries, published, rows
 from audiopure.evaluation.reproduce.costs import seconds
 from audiopure.evaluation.reproduce.experiments import EXPERIMENTS, experiment
 from audiopure.evaluation.reproduce.jobs import Job, Place, carry_out, evaluation, keep, missing
 from audiopure.evaluation.reproduce.reading import iterate, json_record
 from audiopure.hub import digest as digest_of
+from audiopure.nets.diffwave import DiffWave
 from audiopure.systems import load_system
 from audiopure.training.config import read_config
 from audiopure.training.run import RECIPES
@@ -188,12 +189,16 @@ def test_inference_is_timed_at_every_level(
         return found
 
     monkeypatch.setattr(cost_table, "seconds", timed)
+    monkeypatch.setattr(cost_table, "DiffWave", lambda: DiffWave(channels=4, skip_channels=4, layers=2))
     assert run("tableG", "--data", place.data, "-o", tmp_path) == 0
     record = json.loads((tmp_path / "records" / "inference-cost.json").read_text())
     assert list(record["seconds"]) == [str(n) for n in published.SECONDS]
-    once = steps[1]
-    assert once > 0 and steps == [n * once for n in published.SECONDS]  # a call a step, whatever it takes
-    assert all(second > 0 for second in record["seconds"].values())
+    levels = list(published.SECONDS)
+    for found, made in ((record, steps[: len(levels)]), (record["diffwave"], steps[len(levels) :])):
+        calls = found["clips"] + min(costs.WARM, found["clips"])
+        assert made == [n * calls for n in levels]  # a call a step, whatever it takes
+        assert all(second > 0 for second in found["seconds"].values())
+    assert record["diffwave"]["clips"] == cost_table.FEW
     assert f"| {record['seconds']['3']:.4f} |" in capsys.readouterr().out
 
 

@@ -105,6 +105,21 @@ def test_the_papers_protocol_has_intervals_draws_without_attack_and_both_gradien
     assert row_of(text, "DiffSpec, small, as written")[4].startswith("50 (92)<br>")
 
 
+def test_a_row_is_compared_clip_by_clip_with_the_one_it_stands_beside(tmp_path: Path) -> None:
+    for key, right in (("noise-only", 12), ("n3", 21)):
+        left = np.arange(30)[:, None] < right
+        card = make_card({"system": {"clean": PLAIN, "pgd-ce/linf": left, "pgd-ce/l2": left}})
+        store(card, tmp_path, f"standard-{key}")
+    notes = list(defence_tables.remarks([rows.NOISE_ONLY, rows.PURIFIED], tmp_path, tmp_path))
+    (said,) = [note for note in notes if "clip by clip" in note]
+    # nine clips, all to one side: 2 / 2^9
+    assert said.startswith("AudioPure, compact, n*=3 against forward noise only, n*=3, `standard`")
+    assert "clean 0.0 points" in said and "L∞ ≤ 0.002 +30.0 points" in said and "p=0.0039" in said
+    assert not any(
+        "clip by clip" in note for note in defence_tables.remarks([rows.PURIFIED], tmp_path, tmp_path)
+    )
+
+
 def test_rows_run_at_their_own_size_and_say_so(tmp_path: Path) -> None:
     small = Entry("small", "smaller", "digits", None, "smaller, for a reason", "quick", {"quick": 20})
     found = {(job.name, *job.words[3:]) for job in defence_tables.jobs([small], tmp_path, black_box=True)}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from audiopure.evaluation.card import Card, Proportion
+from audiopure.evaluation.card import CLEAN, Card, Proportion
+from audiopure.evaluation.compare import chance, compare, points
 from audiopure.evaluation.reproduce import costs, trained
 from audiopure.evaluation.reproduce.entries import Entry, how_to_train, judged
 from audiopure.evaluation.reproduce.jobs import Job
@@ -155,6 +156,7 @@ def remarks(entries: Sequence[Entry], records: Path, weights: Path) -> Iterator[
     rows = [entry for entry in entries if not _known(entry, records)]
     if missing := dict.fromkeys(name for entry in rows for name in entry.absent(weights)):
         yield how_to_train(missing)
+    yield from _compared(entries, records)
     yield from trained.unfinished(dict.fromkeys(name for entry in entries for name in entry.weights), records)
     for entry in entries:
         for protocol in ("paper", entry.exact):
@@ -162,6 +164,27 @@ def remarks(entries: Sequence[Entry], records: Path, weights: Path) -> Iterator[
             for flag in card.flags if card else ():
                 if flag.kind == "violation":
                     yield f"**Flagged.** {entry.name}, `{protocol}`: {flag.sentence}"
+
+
+def _compared(entries: Sequence[Entry], records: Path) -> Iterator[str]:
+    """What a row has more than the one that it is held beside, on the same clips under the same attacks."""
+    titles = {entry.key: entry.name for entry in entries}
+    for entry in entries:
+        if entry.beside not in titles:
+            continue
+        cards = [stored(records, f"{entry.exact}-{key}") for key in (entry.beside, entry.key)]
+        if None in cards:
+            continue
+        found = compare(*cards)  # type: ignore[arg-type]
+        told = [
+            f"{one.budget if one.column != CLEAN else CLEAN} {points(one.difference)} points "
+            f"[{points(one.low)} to {points(one.high)}], {chance(one.p)}"
+            for one in found.differences
+        ]
+        yield (
+            f"{entry.name} against {titles[entry.beside]}, `{entry.exact}`, clip by clip with 95 % intervals "
+            f"and exact sign-flip tests: {'; '.join(told)}."
+        )
 
 
 def _grouped(entries: Sequence[Entry]) -> Mapping[str, str]:

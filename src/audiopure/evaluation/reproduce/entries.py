@@ -56,6 +56,7 @@ class Entry:
         clips: protocol -> clips, where they are fewer than usual.
         differentiated: whether the paper's attack on it went through its network, so that its numbers
             stand beside “as written”.
+        beside: key of the row that it is compared with, clip by clip.
         reference: whether it stands under `quick` too beside rows that are judged by that.
     """
 
@@ -67,6 +68,7 @@ class Entry:
     exact: str = "standard"
     clips: Mapping[str, int] = field(default_factory=dict)
     differentiated: bool = False
+    beside: str = ""
     reference: bool = False
 
     @property

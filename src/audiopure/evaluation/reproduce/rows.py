@@ -8,7 +8,7 @@ from audiopure.hub import SHIPPED
 
 COMPACT = (
     "our compact purifier of 1.3 M parameters. DiffWave (24 M, a million steps on several GPUs) could not be "
-    "trained on a CPU, where one of its passes at n*=3 takes 11.5 s a clip. Ours brings speech to a common "
+    "trained on a CPU (what a pass takes there: table G). Ours brings speech to a common "
     "level first, by a gain of .5 to 4: the noise of an n* is louder in loud clips than in quiet ones"
 )
 DIFFSPEC = (
@@ -26,7 +26,15 @@ BPDA = "its gradient by BPDA: what has none is taken for the identity"
 SHORTER = "by `quick`, as `standard` on 100 clips takes about 12.5 core hours"
 
 NONE = Entry("none", "none", "digits", MAIN["none"], reference=True)
-PURIFIED = Entry("n3", "**AudioPure**, compact, n*=3", "small+digits", MAIN["n3"], COMPACT, reference=True)
+PURIFIED = Entry(
+    "n3",
+    "**AudioPure**, compact, n*=3",
+    "small+digits",
+    MAIN["n3"],
+    COMPACT,
+    beside="noise-only",
+    reference=True,
+)
 ONE_SHOT = Entry("one-shot", "AudioPure, compact, one-shot", "small,sampler=one-shot+digits")
 NOISE_ONLY = Entry("noise-only", "forward noise only, n*=3", "small,reverse=no+digits")
 TRANSFORMATIONS = (
@@ -69,6 +77,7 @@ ADVERSARIAL = (
         "small+{digits-adversarial}",
         note=f"{SHORTER}, as is the row of the recogniser alone that it compares with",
         exact="quick",
+        beside="adversarial",
     ),
 )
 SPECTRAL = (
