@@ -34,6 +34,7 @@ def against(axis: str, entries: Sequence[Entry], records: Path, path: Path) -> N
     A system without randomness has no draws to grow: against "eot" it is a level line.
     """
     found = lines(axis, entries, records)
+    published = {entry.name: entry.published for entry in entries}
     shown = [norm for norm in BUDGETS if any(norm in drawn for drawn in found.values())]
     need(shown, "evaluations")
     figure, axes = pyplot().subplots(1, len(shown), figsize=(4.4 * len(shown), 3.4), squeeze=False)
@@ -47,7 +48,11 @@ def against(axis: str, entries: Sequence[Entry], records: Path, path: Path) -> N
             xs = [min(reach), max(reach)] if level else [point.x for point in points]
             chosen = [*points, *points] if level else points
             line(panel, number, xs, [point.y for point in chosen], title)
-        dress(panel, AXES[axis], BUDGETS[norm])
+            if axis == "steps" and (known := published.get(title)):
+                paper = {steps: share for (kind, steps), share in known.robust.items() if kind == norm}
+                marks = {"marker": "x", "color": COLOURS[number % len(COLOURS)], "linestyle": "none"}
+                panel.plot(list(paper), list(paper.values()), **marks, markersize=4)
+        dress(panel, AXES[axis], BUDGETS[norm], legend=panel is axes[0][0])
     axes[0][0].set_ylabel("accuracy, %")
     save(figure, path)
 
@@ -93,10 +98,10 @@ def against_caption(axis: str, entries: Sequence[Entry], records: Path) -> tuple
     words = {
         "steps": "Accuracy of each iterate of PGD-100 by cross-entropy on the draws of its own step, "
         "protocol `standard`; with 95 % intervals over {} clips. The attack has converged where the lines "
-        "are level.",
+        "are level. Crosses: published, of table 1's weaker protocol.",
         "eot": "Average accuracy over fresh passes after PGD-20 with so many draws a step, protocol "
         "`standard`; with 95 % intervals over {} clips. A system without randomness is a level line, what "
-        "20 steps of the attack leave.",
+        "20 steps of the attack leave. The paper prints no numbers of its own figure.",
     }[axis].format(clips)
     return f"Accuracy against {AXES[axis]}, at the right end: {'; '.join(ends)}.", words
 
@@ -181,10 +186,10 @@ def line(axis: Any, number: int, xs: Sequence[float], shares: Sequence[Proportio
     axis.fill_between(xs, ys[1], ys[2], color=colour, alpha=0.12, linewidth=0)
 
 
-def dress(axis: Any, label: str, title: str) -> None:
+def dress(axis: Any, label: str, title: str, *, legend: bool = True) -> None:
     axis.set(xlabel=label, title=title, ylim=(0, 102))
     axis.grid(alpha=0.25)
-    if axis.get_legend_handles_labels()[0]:  # until something has been run there is none
+    if legend and axis.get_legend_handles_labels()[0]:  # until something has been run there is none
         axis.legend(frameon=False, fontsize=8)
 
 
