@@ -353,6 +353,8 @@ def test_costs_are_estimated_from_a_pass_of_each_system() -> None:
     assert len(asked) == 1
     more = estimates.hours(evaluation("b", "digits", "paper", 20))
     assert more == pytest.approx(2 * found) and len(asked) == 1  # no system is timed twice
+    longer = estimates.hours(evaluation("l", "digits", "paper", 10, "wakewords", 3.0))
+    assert longer == pytest.approx(3 * found)
     words = ("--system", "digits", "--sigma", "0.5", "--limit", "10", "--n", "360")
     assert estimates.hours(evaluation("c", "digits", "x")._replace(command="certify", words=words)) == 1
 

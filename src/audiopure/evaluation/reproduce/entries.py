@@ -37,7 +37,7 @@ WEIGHTS = {
 }
 WEIGHTS |= {
     name: f"recogniser --config recipes/recogniser-{name}.toml"
-    for name in ("digits-plain", "wideresnet28-2", "vgg19bn", "resnext29-8-4", "densenetbc")
+    for name in ("digits-plain", "wideresnet28-2", "vgg19bn", "resnext29-8-4", "densenetbc", "wakewords")
 }
 CLIPS = {"black-box": 50}  # of protocols that take half the paper's hundred
 
@@ -52,6 +52,7 @@ class Entry:
         system: as `--system` takes it, with {NAME} for a file of WEIGHTS.
         published: the paper's row.
         note: at what size it runs and why, where that is not the paper's.
+        other: the dataset, where it is not the tables' but lies beside it, and the seconds of its clips.
         exact: the protocol of its exact gradients, "quick" where "standard" would take days.
         clips: protocol -> clips, where they are fewer than usual.
         differentiated: whether the paper's attack on it went through its network, so that its numbers
@@ -69,6 +70,7 @@ class Entry:
     clips: Mapping[str, int] = field(default_factory=dict)
     differentiated: bool = False
     beside: str = ""
+    other: tuple[str, float] = ("", 1.0)
     reference: bool = False
 
     @property
@@ -96,7 +98,7 @@ class Entry:
     def job(self, protocol: str, folder: Path) -> Job:
         """Raises InputError for a folder whose path cannot stand in a system."""
         found = located(self.system, folder)
-        return evaluation(self.record(protocol), found, protocol, self.size(protocol))
+        return evaluation(self.record(protocol), found, protocol, self.size(protocol), *self.other)
 
 
 def judged(entries: Iterable[Entry]) -> list[Entry]:

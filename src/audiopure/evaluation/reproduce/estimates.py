@@ -47,13 +47,13 @@ class Estimates:
 
     def hours(self, job: Job) -> float:
         """Raises InputError or WeightsError for a system that cannot be loaded."""
-        given = job.options
+        given, length = job.options, job.seconds  # passes are timed on a clip of a second
         system, clips = load_system(given["system"]), int(given["limit"])
         if job.command == "certify":
             spent = int(given["n"]) * clips * self._timed(system.spec, "system", system.model).forward
-            return spent / 3600
+            return length * spent / 3600
         rows, _ = line_up(system, protocol(given["protocol"]), clips)
-        return sum(self._seconds(system, row) for row in rows) / 3600
+        return length * sum(self._seconds(system, row) for row in rows) / 3600
 
     def _seconds(self, system: System, row: Contender) -> float:
         spec = system.spec.rpartition("+")[2] if row.planned.key == "none" else system.spec

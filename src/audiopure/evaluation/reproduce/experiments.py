@@ -23,7 +23,7 @@ from audiopure.evaluation.reproduce import (
 )
 from audiopure.evaluation.reproduce.entries import Entry
 from audiopure.evaluation.reproduce.jobs import Job, Place
-from audiopure.evaluation.reproduce.published import QUALCOMM, STEPS, Column
+from audiopure.evaluation.reproduce.published import STEPS, Column
 from audiopure.evaluation.reproduce.rows import (
     ADVERSARIAL,
     ADVTR,
@@ -37,6 +37,7 @@ from audiopure.evaluation.reproduce.rows import (
     SPECTRAL,
     TRANSFORMATIONS,
     TUNED,
+    WAKEWORDS,
 )
 
 
@@ -93,16 +94,6 @@ def _drawn(title: str, draw: Callable[[Path, Path], None], alt: str, words: str)
     )
 
 
-def _qualcomm() -> str:
-    without, purified = (
-        f"{row.clean:g} clean and {row.robust['linf', 10]:g} under PGD-10" for row in QUALCOMM
-    )
-    return (
-        "Not run: the Qualcomm keyword dataset has to be asked for, and its attention network for clips of "
-        f"any length is not built yet. Published: none {without}, AudioPure at n*=2 {purified}."
-    )
-
-
 EVERY = [(norm, steps) for norm in ("linf", "l2") for steps in STEPS]
 SOME = [("linf", 10), ("linf", 70)]
 FIGURES_2 = (NONE, ADVTR, *CONTROLS[1:])
@@ -131,7 +122,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         text=lambda records, _: stolen.transfers(records),
         measure=lambda place, weights, say: stolen.measure(place, say),
     ),
-    "tableB": Experiment("Qualcomm keywords", text=lambda records, weights: _qualcomm()),
+    "tableB": _defences("Keywords of any length", WAKEWORDS, [("linf", 10)]),
     "tableC": _defences("Tuning on adversarial examples", (NONE, PURIFIED, *TUNED), SOME),
     "tableD": _defences("Other denoisers", (NONE, PURIFIED, *OTHER_DENOISERS), SOME),
     "tableE": _defences("Regularisation", (NONE, PURIFIED, *JACOBIANS), SOME),

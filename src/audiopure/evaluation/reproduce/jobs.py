@@ -27,11 +27,15 @@ class Job(NamedTuple):
         name: of its folder and of its record.
         command: "evaluate" or "certify".
         words: options of the command, without data, device, workers and output.
+        other: the dataset, where it is not the place's but lies beside that.
+        seconds: of one of its clips, about.
     """
 
     name: str
     command: str
     words: tuple[str, ...]
+    other: str = ""
+    seconds: float = 1.0
 
     @property
     def options(self) -> dict[str, str]:
@@ -39,9 +43,12 @@ class Job(NamedTuple):
         return {k.removeprefix("--"): v for k, v in zip(self.words[::2], self.words[1::2], strict=True)}
 
 
-def evaluation(name: str, system: str, protocol: str, clips: int = 100) -> Job:
+def evaluation(
+    name: str, system: str, protocol: str, clips: int = 100, other: str = "", seconds: float = 1.0
+) -> Job:
     """An evaluation of a system under a protocol."""
-    return Job(name, "evaluate", ("--system", system, "--protocol", protocol, "--limit", str(clips)))
+    words = ("--system", system, "--protocol", protocol, "--limit", str(clips))
+    return Job(name, "evaluate", words, other, seconds)
 
 
 class Place(NamedTuple):
@@ -61,6 +68,9 @@ class Place(NamedTuple):
     work: Path
     workers: int
     device: str = "cpu"
+
+    def dataset(self, job: Job) -> Path:
+        return self.data.resolve().parent / job.other if job.other else self.data
 
     def record(self, job: Job) -> Path:
         folder = certificates(self.records) if job.command == "certify" else self.records
@@ -97,7 +107,7 @@ def carry_out(jobs: Sequence[Job], place: Place, say: Callable[[str], None] = la
     """
     left, failed = missing(jobs, place), 0
     for number, job in enumerate(left, start=1):
-        words = [job.command, *job.words, "--data", str(place.data), "--device", place.device]
+        words = [job.command, *job.words, "--data", str(place.dataset(job)), "--device", place.device]
         if place.device == "cpu":
             words += ["--workers", str(place.workers)]
         folder = place.work / job.name
@@ -115,8 +125,9 @@ def carry_out(jobs: Sequence[Job], place: Place, say: Callable[[str], None] = la
 def collect(job: Job, place: Place) -> None:
     """Keep the record of a finished job, where the data go by their name: a path is of one machine."""
     text = (place.work / job.name / RECORDS[job.command]).read_text(encoding="utf-8")
-    record, name = json.loads(text), place.data.resolve().name
-    paths = [f"--data {shlex.quote(str(folder))}" for folder in (place.data, name)]
+    record, data = json.loads(text), place.dataset(job)
+    name = data.resolve().name
+    paths = [f"--data {shlex.quote(str(folder))}" for folder in (data, name)]
     record["command"] = record["command"].replace(*paths)
     if "data" in record.get("settings", {}):
         record["settings"]["data"] = name

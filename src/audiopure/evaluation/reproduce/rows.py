@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from audiopure.evaluation.reproduce.entries import STEEPER, Entry
-from audiopure.evaluation.reproduce.published import CLASSIFIERS, DENOISERS, JACOBIAN, MAIN
+from audiopure.evaluation.reproduce.published import CLASSIFIERS, DENOISERS, JACOBIAN, MAIN, QUALCOMM
 from audiopure.hub import SHIPPED
 
 COMPACT = (
@@ -201,5 +201,32 @@ PLAIN = (
     ),
 )
 OTHER_CLASSIFIERS = (*PLAIN, *(row for network in NETWORKS for row in _classifier(*network)))
+WAKE = (
+    "six wake words of up to 5 s (`wakewords`) in place of Qualcomm's four, which have to be asked for, and "
+    "the compact recogniser, which averages over time, in place of the paper's recurrent one with attention"
+)
+FEWER = {"paper": 50, "quick": 50}
+WAKEWORDS = (
+    Entry(
+        "wakewords-none",
+        "wake words",
+        "{wakewords}",
+        QUALCOMM[0],
+        WAKE,
+        "quick",
+        FEWER,
+        other=("wakewords", 3.0),
+    ),
+    Entry(
+        "wakewords-n2",
+        "wake words, AudioPure, compact, n*=2",
+        "small,n_star=2+{wakewords}",
+        QUALCOMM[1],
+        WAKE,
+        "quick",
+        FEWER,
+        other=("wakewords", 3.0),
+    ),
+)
 CONTROLS = (NONE, NOISE_ONLY, ONE_SHOT, PURIFIED)
 ALL = (*CONTROLS, *TRANSFORMATIONS, *ADVERSARIAL, *SPECTRAL, *TUNED, *OTHER_DENOISERS, *JACOBIANS)
